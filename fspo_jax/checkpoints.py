@@ -1,0 +1,109 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: Orbax, self-contained (params, optimizer, config, tokenizer), for any mesh."""
+
+from __future__ import annotations
+
+import base64
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+
+class Restored(NamedTuple):
+  """What a checkpoint holds."""
+
+  step: int
+  params: Any
+  opt_state: Any
+  metadata: dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints of one stage: `directory/<step>/{params, opt_state, metadata}`.
+
+  Params lie apart from the optimizer, so that whoever evaluates reads them alone; `metadata` holds
+  the config, the tokenizer and the step, which is all the state that the data has.
+  """
+
+  def __init__(self, directory: str | pathlib.Path, *, keep: int = 2):
+    self.directory = pathlib.Path(directory).absolute()
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+      item_names=("params", "opt_state", "metadata"),
+    )
+
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, *unused) -> None:
+    self._manager.close()  # waits for saves under way
+
+  def latest_step(self) -> int | None:
+    """The last finished checkpoint's step; a save cut short does not count."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, params: Any, opt_state: Any, config: dict, tokenizer: bytes) -> None:
+    """Saves in the background; the arrays may be donated as soon as this returns."""
+    metadata = {
+      "step": step,
+      "config": config,
+      "tokenizer": base64.b64encode(tokenizer).decode("ascii"),
+    }
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params),
+        opt_state=ocp.args.StandardSave(opt_state),
+        metadata=ocp.args.JsonSave(metadata),
+      ),
+    )
+
+  def wait(self) -> None:
+    """Waits until what was saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def restore(self, abstract_params: Any, abstract_opt_state: Any) -> Restored:
+    """Restores the latest checkpoint onto the shardings of the abstract trees.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    step = self._require_step()
+    got = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(abstract_params),
+        opt_state=ocp.args.StandardRestore(abstract_opt_state),
+        metadata=ocp.args.JsonRestore(),
+      ),
+    )
+    return Restored(step, got.params, got.opt_state, got.metadata)
+
+  def restore_params(self, abstract_params: Any) -> Any:
+    """Restores the latest params alone, onto the shardings of `abstract_params`."""
+    args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
+    return self._manager.restore(self._require_step(), args=args).params
+
+  def metadata(self) -> dict[str, Any]:
+    """The latest checkpoint's config, tokenizer (base64) and step."""
+    args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+    return self._manager.restore(self._require_step(), args=args).metadata
+
+  def tokenizer(self) -> bytes:
+    """The tokenizer's model of the latest checkpoint."""
+    return base64.b64decode(self.metadata()["tokenizer"])
+
+  def _require_step(self) -> int:
+    step = self.latest_step()
+    if step is None:
+      raise FileNotFoundError(f"{self.directory}: no checkpoint; expected <step>/params in it")
+    return step
+
+
+def abstract_like(tree: Any) -> Any:
+  """Shapes, dtypes and shardings of a tree of arrays."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

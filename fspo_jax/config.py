@@ -1,0 +1,194 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The config of a recipe: every key, its default, its unit; and what combinations are impossible.
+
+An experiment (`experiments/*.py`) starts from `default()` and changes what it is about. Configs
+are read here, at the edge, and nowhere else: the rest of the code sees small frozen dataclasses.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from fspo_jax.episodes.batching import Packing
+from fspo_jax.episodes.sampling import Curriculum
+from fspo_jax.episodes.templates import HEADINGS, MARKERS, Layout, Template
+from fspo_jax.models.transformer import TransformerConfig
+from fspo_jax.training.loop import LoopConfig
+from fspo_jax.training.optimizer import OptimizerConfig
+from fspo_jax.training.step import Objective
+
+DATA_NAMES = ("reviews", "jsonl", "alpaca_styles", "ukp")
+TEMPLATES = {"markers": MARKERS, "headings": HEADINGS}
+
+
+def default() -> ml_collections.ConfigDict:
+  """Every key of a recipe with its default."""
+  c = ml_collections.ConfigDict()
+  c.seed = 0  # of everything: parameters, episodes, splits, samples
+
+  c.data = ml_collections.ConfigDict()
+  c.data.name = "reviews"  # one of DATA_NAMES
+  c.data.path = ""  # file (jsonl) or folder (alpaca_styles, ukp) of the data; none for a world
+  c.data.unseen_users = 0.1  # jsonl: fraction of users kept for evaluation
+  c.data.unseen_prompts = 0.1  # jsonl, alpaca_styles: fraction of prompts never trained on
+  c.data.min_preferences = 20  # ukp: users with fewer are set aside
+  c.data.max_words = 120  # ukp, alpaca_styles: longest response, in words; longer: set aside
+  c.data.users = 400  # alpaca_styles: simulated users
+  c.data.preferences_per_user = 40  # alpaca_styles
+
+  c.world = ml_collections.ConfigDict()
+  c.world.candidates = 4  # a pair is the best and worst of so many random responses
+  c.world.label_noise = 0.05  # fraction of shots whose label is flipped
+  c.world.min_differences = 2  # attributes in which the two responses of a pair differ
+  c.world.unseen_users = 500  # users kept for evaluation
+
+  c.tokenizer = ml_collections.ConfigDict()
+  c.tokenizer.vocab_size = 1536  # pieces, of which 256 are bytes and 8 special
+  c.tokenizer.model_type = "bpe"  # or 'unigram'
+  c.tokenizer.split_by_whitespace = False  # False: frequent phrases become one piece
+  c.tokenizer.corpus_lines = 12_000  # texts it is trained on
+  c.template = "markers"  # one of TEMPLATES
+
+  c.episodes = ml_collections.ConfigDict()
+  c.episodes.shots = 8  # preferences in the context
+  c.episodes.queries = 1  # preferences scored after them
+
+  c.model = ml_collections.ConfigDict()
+  c.model.width = 96
+  c.model.layers = 3
+  c.model.heads = 3
+  c.model.kv_heads = 3
+  c.model.head_dim = 32
+  c.model.mlp = 256  # hidden width of SwiGLU
+  c.model.roles = 5  # learned segment-role embeddings; 0 for a plain Llama
+  c.model.tied = True  # the head is the embedding table
+  c.model.rope_theta = 10_000.0
+  c.model.norm_eps = 1e-5
+  c.model.attention_block = 128  # queries per block of tree attention
+  c.model.remat = "none"  # 'none', 'dots' or 'full': what the backward pass recomputes
+  c.model.dtype = "float32"  # of the computation
+  c.model.param_dtype = "float32"
+  c.vocab_chunk = 2048  # vocabulary entries per chunk of the projection
+
+  c.mesh = ml_collections.ConfigDict()  # devices along each axis; one may be -1: all that remain
+  c.mesh.data = -1
+  c.mesh.fsdp = 1
+  c.mesh.tensor = 1
+
+  c.sft = _stage(steps=300)
+  c.sft.flip_shots = 0.5  # 0.5: the frozen reference knows the format but not to trust the labels
+  c.sft.layout.shot_pairs = True
+  c.sft.layout.rejected = False
+  c.sft.layout.description_shots = (0,)
+  c.sft.loss.preference_weight = 0.0
+  c.sft.optimizer.decay_fraction = 0.2
+
+  c.preference = _stage(steps=2000)
+  c.preference.flip_shots = -1.0  # -1: the data's own label noise
+  c.preference.layout.shot_pairs = True
+  c.preference.layout.query_shots = (8,)
+  c.preference.layout.description_shots = (0, 3, 8)
+  c.preference.curriculum = ml_collections.ConfigDict()
+  c.preference.curriculum.use = True  # easier episodes first; only worlds have one
+  c.preference.curriculum.start = 0.2  # fraction of the run with the easiest episodes
+  c.preference.curriculum.end = 0.7  # fraction from which on episodes are the target's
+  c.preference.curriculum.candidates = 48  # pairs are best and worst of so many at the start
+
+  c.evaluation = ml_collections.ConfigDict()
+  c.evaluation.episodes = 1000  # per split, for preference accuracy by k
+  c.evaluation.rows = 8  # rows per batch
+  c.evaluation.row_tokens = 1024
+  c.evaluation.scored_tokens = 640
+  c.evaluation.rat_episodes = 250  # per split, for the accuracy of self-written descriptions
+  c.evaluation.win_rate_users = 250  # per split; worlds only
+  c.evaluation.win_rate_prompts = 4  # prompts answered for each of them
+  c.evaluation.temperature = 0.3  # of sampled responses
+  c.evaluation.description_temperature = 0.0  # 0: greedy
+  c.evaluation.top_p = 1.0
+  c.evaluation.max_response_tokens = 40
+  c.evaluation.max_description_tokens = 24
+  c.evaluation.bootstrap = 2000  # resamples of users for the intervals
+  return c
+
+
+def _stage(steps: int) -> ml_collections.ConfigDict:
+  """The keys that both training stages have."""
+  c = ml_collections.ConfigDict()
+  c.steps = steps  # updates
+  c.rows_per_step = 4  # rows of the global batch
+  c.row_episodes = 1  # episodes packed in a row
+  c.row_tokens = 768  # tokens of a row
+  c.scored_tokens = 512  # scored tokens of a row
+  c.accumulate = 1  # parts a batch is split into, one after another
+  c.log_every = 10  # steps
+  c.checkpoint_every = 200  # steps
+  c.keep_checkpoints = 2
+  c.data_threads = 1
+  c.layout = ml_collections.ConfigDict()  # which branches an episode's tree has
+  c.layout.shot_pairs = False  # score each shot's pair given the shots before it
+  c.layout.rejected = True  # rejected responses too
+  c.layout.query_shots = ()  # numbers of shots after which the queries are scored
+  c.layout.description_shots = ()  # numbers of shots after which the description is
+  c.layout.description_queries = True  # the queries under each description too
+  c.loss = ml_collections.ConfigDict()
+  c.loss.name = "ipo"  # or 'dpo'
+  c.loss.beta = 0.1  # IPO: the target margin is 1 / (2 beta) nats
+  c.loss.label_smoothing = 0.0  # DPO only
+  c.loss.length_normalize = False  # False: summed log-probs, as in the paper's code
+  c.loss.preference_weight = 0.04  # 4 beta^2 makes IPO's loss 1 at the start
+  c.loss.chosen_weight = 1.0  # of the chosen responses' NLL per token
+  c.loss.description_weight = 1.0  # of the descriptions' NLL per token
+  c.optimizer = ml_collections.ConfigDict()
+  c.optimizer.name = "muon"  # or 'adamw'
+  c.optimizer.learning_rate = 1e-2
+  c.optimizer.adam_learning_rate = 4e-3
+  c.optimizer.warmup_steps = 20
+  c.optimizer.decay_fraction = 0.4  # last part of the run, linearly to 0
+  c.optimizer.clip_norm = 1.0
+  c.optimizer.weight_decay = 0.0
+  c.optimizer.b2 = 0.98
+  return c
+
+
+def template(c: ml_collections.ConfigDict) -> Template:
+  if c.template not in TEMPLATES:
+    raise ValueError(f"template={c.template!r} is not one of {sorted(TEMPLATES)}")
+  return TEMPLATES[c.template]
+
+
+def transformer(c: ml_collections.ConfigDict, vocab_size: int) -> TransformerConfig:
+  return TransformerConfig(vocab_size=vocab_size, **c.model)
+
+
+def layout(stage: ml_collections.ConfigDict) -> Layout:
+  return Layout(**{k: tuple(v) if isinstance(v, list) else v for k, v in stage.layout.items()})
+
+
+def objective(stage: ml_collections.ConfigDict) -> Objective:
+  return Objective(**stage.loss)
+
+
+def optimizer(stage: ml_collections.ConfigDict) -> OptimizerConfig:
+  return OptimizerConfig(**stage.optimizer)
+
+
+def loop(stage: ml_collections.ConfigDict) -> LoopConfig:
+  names = LoopConfig.__dataclass_fields__
+  return LoopConfig(**{name: stage[name] for name in names})
+
+
+def curriculum(stage: ml_collections.ConfigDict) -> Curriculum | None:
+  keys = stage.curriculum
+  return Curriculum(keys.start, keys.end, keys.candidates) if keys.use else None
+
+
+def packing(c: ml_collections.ConfigDict, stage: ml_collections.ConfigDict) -> Packing:
+  return Packing.of(
+    layout(stage),
+    shots=c.episodes.shots,
+    queries=c.episodes.queries,
+    episodes=stage.row_episodes,
+    tokens=stage.row_tokens,
+    scored_tokens=stage.scored_tokens,
+  )

@@ -1,0 +1,257 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Batches: token trees packed to static shapes, by index, the same for any number of hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+from typing import NamedTuple
+
+import grain
+from jaxtyping import Float, Int
+import numpy as np
+
+from fspo_jax.episodes import templates
+from fspo_jax.episodes import trees
+from fspo_jax.episodes.sampling import Episode
+from fspo_jax.episodes.sampling import EpisodeFn
+
+
+class TreeBatch(NamedTuple):
+  """Rows of packed token trees; B rows, L tokens, S scored tokens, G segments, P pairs.
+
+  A padding token sees itself alone and nothing sees it. A padding scored token belongs to segment
+  G, one past the last; a padding pair has weight 0.
+  """
+
+  tokens: Int[np.ndarray, "B L"]
+  positions: Int[np.ndarray, "B L"]
+  roles: Int[np.ndarray, "B L"]
+  subtree_end: Int[np.ndarray, "B L"]
+  source: Int[np.ndarray, "B S"]  # index of the token that predicts the scored one
+  target: Int[np.ndarray, "B S"]  # id of the scored token
+  segment: Int[np.ndarray, "B S"]  # which segment it belongs to
+  segment_kind: Int[np.ndarray, "B G"]  # templates.Kind
+  segment_shots: Int[np.ndarray, "B G"]
+  pair_chosen: Int[np.ndarray, "B P"]  # segment indices
+  pair_rejected: Int[np.ndarray, "B P"]
+  pair_shots: Int[np.ndarray, "B P"]
+  pair_context: Int[np.ndarray, "B P"]  # templates.Context
+  pair_episode: Int[np.ndarray, "B P"]  # which of the row's episodes
+  pair_weight: Float[np.ndarray, "B P"]
+  dropped_shots: Int[np.ndarray, "B"]  # shots that the row's budget left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+  """The static shape of a row.
+
+  Attributes:
+    episodes: episodes per row.
+    tokens: L, tokens per row.
+    scored_tokens: S, scored tokens per row.
+    segments: G, segments per row.
+    pairs: P, pairs per row.
+  """
+
+  episodes: int
+  tokens: int
+  scored_tokens: int
+  segments: int
+  pairs: int
+
+  @classmethod
+  def of(
+    cls,
+    layout: templates.Layout,
+    *,
+    shots: int,
+    queries: int,
+    episodes: int,
+    tokens: int,
+    scored_tokens: int,
+  ) -> Packing:
+    """The packing of `episodes` episodes of a layout in a row."""
+    return cls(
+      episodes=episodes,
+      tokens=tokens,
+      scored_tokens=scored_tokens,
+      # At least one, so that no axis of a batch is empty.
+      segments=max(episodes * layout.max_segments(shots, queries), 1),
+      pairs=max(episodes * layout.max_pairs(shots, queries), 1),
+    )
+
+
+def _scored(tree: templates.EpisodeTree) -> int:
+  return int(np.count_nonzero(tree.tree.segments != trees.NO_SEGMENT))
+
+
+def fit(
+  episodes: list[Episode],
+  formatter: templates.Formatter,
+  layout: templates.Layout,
+  packing: Packing,
+) -> tuple[list[templates.EpisodeTree], int]:
+  """Builds the trees of a row, dropping whole shots, oldest first, until they fit.
+
+  Args:
+    episodes: the episodes of the row.
+    formatter: text to token ids.
+    layout: which branches to make.
+    packing: the row's budget.
+
+  Returns:
+    The trees and the number of shots dropped.
+
+  Raises:
+    ValueError: even without any shot the row is too long; nothing is ever truncated.
+  """
+  built = [templates.build(episode, formatter, layout) for episode in episodes]
+  dropped = 0
+  while (
+    sum(len(t.tree) for t in built) > packing.tokens
+    or sum(_scored(t) for t in built) > packing.scored_tokens
+  ):
+    droppable = [i for i, episode in enumerate(episodes) if episode.shots]
+    if not droppable:
+      raise ValueError(
+        f"user {episodes[0].user_id!r}: the queries alone take {sum(len(t.tree) for t in built)} "
+        f"tokens ({sum(_scored(t) for t in built)} scored), more than the row's {packing.tokens} "
+        f"({packing.scored_tokens}); raise episodes.row_tokens or episodes.scored_tokens"
+      )
+    longest = max(droppable, key=lambda i: len(built[i].tree))
+    episodes = list(episodes)
+    episodes[longest] = dataclasses.replace(episodes[longest], shots=episodes[longest].shots[1:])
+    built[longest] = templates.build(episodes[longest], formatter, layout)
+    dropped += 1
+  return built, dropped
+
+
+def pack(built: list[templates.EpisodeTree], packing: Packing, dropped: int = 0) -> TreeBatch:
+  """Packs the trees of one row to its static shape.
+
+  Args:
+    built: trees that fit (see `fit`).
+    packing: the shape.
+    dropped: number of shots that were left out to make them fit.
+
+  Returns:
+    One row: a TreeBatch without the leading B.
+  """
+  counts = [len(t.segments) for t in built]
+  forest = trees.concatenate([t.tree for t in built], counts)
+  n = len(forest)
+  row_index = np.arange(packing.tokens, dtype=np.int32)
+
+  def padded(values: np.ndarray, length: int, fill: int = 0) -> np.ndarray:
+    out = np.full(length, fill, np.int32)
+    out[: len(values)] = values
+    return out
+
+  scored = np.flatnonzero(forest.segments != trees.NO_SEGMENT)
+  subtree_end = row_index + 1
+  subtree_end[:n] = forest.subtree_end
+  segments = [s for t in built for s in t.segments]
+  offsets = np.cumsum([0, *counts[:-1]])
+  pairs = [
+    (p.chosen + o, p.rejected + o, p.shots, p.context, e)
+    for e, (t, o) in enumerate(zip(built, offsets, strict=True))
+    for p in t.pairs
+  ]
+  columns = np.asarray(pairs, np.int32).reshape(-1, 5).T
+  weight = np.zeros(packing.pairs, np.float32)
+  weight[: len(pairs)] = 1.0
+  return TreeBatch(
+    tokens=padded(forest.tokens, packing.tokens),
+    positions=padded(forest.positions, packing.tokens),
+    roles=padded(forest.roles, packing.tokens),
+    subtree_end=subtree_end.astype(np.int32),
+    source=padded(forest.parents[scored], packing.scored_tokens),
+    target=padded(forest.tokens[scored], packing.scored_tokens),
+    segment=padded(forest.segments[scored], packing.scored_tokens, packing.segments),
+    segment_kind=padded(np.asarray([s.kind for s in segments], np.int32), packing.segments),
+    segment_shots=padded(np.asarray([s.shots for s in segments], np.int32), packing.segments),
+    pair_chosen=padded(columns[0], packing.pairs),
+    pair_rejected=padded(columns[1], packing.pairs),
+    pair_shots=padded(columns[2], packing.pairs),
+    pair_context=padded(columns[3], packing.pairs),
+    pair_episode=padded(columns[4], packing.pairs),
+    pair_weight=weight,
+    dropped_shots=np.asarray(dropped, np.int32),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """Row r of a run: episodes `r * n .. r * n + n - 1`, packed. A pure function of r."""
+
+  episode: EpisodeFn
+  formatter: templates.Formatter
+  layout: templates.Layout
+  packing: Packing
+
+  def __call__(self, row: int) -> TreeBatch:
+    first = int(row) * self.packing.episodes
+    episodes = [self.episode(first + i) for i in range(self.packing.episodes)]
+    built, dropped = fit(episodes, self.formatter, self.layout, self.packing)
+    return pack(built, self.packing, dropped)
+
+
+def stack(rows: list[TreeBatch]) -> TreeBatch:
+  """Rows to a batch."""
+  return TreeBatch(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def batches(
+  rows: Rows,
+  *,
+  rows_per_step: int,
+  steps: int,
+  start: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  threads: int = 1,
+) -> Iterator[TreeBatch]:
+  """This process's part of the batches of steps `start .. steps - 1`.
+
+  Global batch s is rows `s * rows_per_step ...` for any number of processes; process p holds its
+  p-th contiguous part. There is no iterator state: to resume is to pass another `start`.
+
+  Args:
+    rows: the rows of the run.
+    rows_per_step: B, rows of the global batch.
+    steps: number of steps of the run.
+    start: first step to yield.
+    process_index: which process this is.
+    process_count: how many there are; it divides `rows_per_step`.
+    threads: rows made ahead by so many threads (0 makes them when asked for).
+
+  Yields:
+    TreeBatches of `rows_per_step / process_count` rows.
+  """
+  if rows_per_step % process_count:
+    raise ValueError(f"{rows_per_step} rows a step cannot be split over {process_count} processes")
+  local = rows_per_step // process_count
+
+  def global_row(i: int) -> int:
+    step, offset = divmod(i, local)
+    return (start + step) * rows_per_step + process_index * local + offset
+
+  data = (
+    grain.MapDataset.range((steps - start) * local)
+    .map(global_row)
+    .map(rows)
+    .batch(local, drop_remainder=True, batch_fn=stack)
+  )
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+  yield from data.to_iter_dataset(options)
+
+
+def padding_fraction(batch: TreeBatch) -> float:
+  """The part of a batch's tokens that are padding (position 0 and not the root of a tree)."""
+  size = batch.tokens.shape[-1]
+  index = np.arange(size)
+  # A padding token's subtree is itself and its position 0; a root's subtree is its whole tree.
+  padding = (batch.positions == 0) & (batch.subtree_end == index + 1)
+  return float(np.mean(padding))

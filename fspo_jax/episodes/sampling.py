@@ -1,0 +1,188 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Episodes: one user, some shots, some queries; episode e is a pure function of (seed, e)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from fspo_jax.preferences import Preference
+from fspo_jax.preferences import User
+from fspo_jax.worlds.world import World
+
+# An episode source: e -> episode e.
+EpisodeFn = Callable[[int], "Episode"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+  """A user's task: infer their taste from the shots, answer the queries.
+
+  Attributes:
+    user_id: whose preferences these are.
+    shots: the preferences in the context, oldest first; labels may be noisy.
+    queries: the held-out ones that are scored; their prompts are never among the shots'.
+    description: the gold description, where it is known.
+  """
+
+  user_id: str
+  shots: tuple[Preference, ...]
+  queries: tuple[Preference, ...]
+  description: str | None = None
+
+  def __post_init__(self):
+    leaked = {shot.prompt for shot in self.shots} & {query.prompt for query in self.queries}
+    if leaked:
+      raise ValueError(f"user {self.user_id}: a query's prompt is among its shots: {leaked.pop()!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Curriculum:
+  """Easier pairs and clearer users first, annealed to the target distribution.
+
+  Attributes:
+    start: fraction of the run with the easiest episodes.
+    end: fraction of the run from which on episodes have the target distribution.
+    candidates: pairs are the best and worst of this many candidates at the start.
+  """
+
+  start: float
+  end: float
+  candidates: int
+
+  def ease(self, progress: float) -> float:
+    """1 until `start`, then linearly down to 0 at `end`."""
+    if progress >= self.end:
+      return 0.0
+    return min(1.0, (self.end - progress) / max(self.end - self.start, 1e-9))
+
+
+def _rng(seed: int, index: int) -> np.random.Generator:
+  return np.random.default_rng([seed, index])
+
+
+def flip(rng: np.random.Generator, preferences: Sequence[Preference], rate: float):
+  """Swaps chosen and rejected with probability `rate`: 0.5 leaves no information in the labels."""
+  if rate == 0.0:
+    return tuple(preferences)
+  flipped = rng.random(len(preferences)) < rate
+  return tuple(
+    Preference(p.prompt, p.rejected, p.chosen) if f else p
+    for p, f in zip(preferences, flipped, strict=True)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldEpisodes:
+  """Fresh episodes of an embedded world.
+
+  Attributes:
+    world: the simulator.
+    split: whose users to draw: 'train' or an evaluation split.
+    shots: preferences in the context.
+    queries: preferences scored.
+    seed: with the index, all that an episode depends on.
+    flip_shots: label noise of the shots; None for the world's own. Queries are clean.
+    curriculum: how the first episodes are easier, if they are.
+    total: number of episodes of the run, which the curriculum's fractions refer to.
+  """
+
+  world: World[Any]
+  split: str
+  shots: int
+  queries: int
+  seed: int
+  flip_shots: float | None = None
+  curriculum: Curriculum | None = None
+  total: int = 1
+
+  def user(self, index: int) -> Any:
+    """The world's user of episode `index` (the curriculum aside)."""
+    return self._draw(index)[0]
+
+  def _draw(self, index: int) -> tuple[Any, int | None, np.random.Generator]:
+    rng = _rng(self.seed, index)
+    ease = self.curriculum.ease(index / self.total) if self.curriculum else 0.0
+    easy, candidates = rng.random(2) < ease, None
+    users = self.world.users("curriculum" if easy[0] else self.split)
+    if ease > 0.0:
+      # Geometric, so that the margin of the pairs falls evenly.
+      target = self.world.candidates
+      candidates = round(target * (self.curriculum.candidates / target) ** ease)
+    return users[int(rng.integers(len(users)))], candidates, rng
+
+  def __call__(self, index: int) -> Episode:
+    user, candidates, rng = self._draw(index)
+    drawn = self.world.preferences(
+      rng, user, self.shots + self.queries, candidates=candidates, label_noise=0.0
+    )
+    noise = self.world.label_noise if self.flip_shots is None else self.flip_shots
+    return Episode(
+      user_id=self.world.user_id(user),
+      shots=flip(rng, drawn[: self.shots], noise),
+      queries=tuple(drawn[self.shots :]),
+      description=self.world.describe(user),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class UserEpisodes:
+  """Episodes drawn from users' own preferences (any data set of users).
+
+  Attributes:
+    users: whose preferences to draw from; each has more than `shots + queries` prompts.
+    shots: preferences in the context.
+    queries: preferences scored.
+    seed: with the index, all that an episode depends on.
+    flip_shots: label noise of the shots (0.5 for the SFT stage).
+    query_prompts: where given, queries come only from these prompts (unseen in training).
+    in_order: episode e is of user e modulo the number of users, instead of a random one's.
+  """
+
+  users: Sequence[User]
+  shots: int
+  queries: int
+  seed: int
+  flip_shots: float = 0.0
+  query_prompts: frozenset[str] | None = None
+  in_order: bool = False
+
+  def __post_init__(self):
+    if not self.users:
+      raise ValueError("no users to draw episodes from")
+    for user in self.users:
+      prompts = {p.prompt for p in user.preferences}
+      asked = prompts if self.query_prompts is None else prompts & self.query_prompts
+      if len(asked) < self.queries or len(prompts) < self.queries + self.shots:
+        raise ValueError(
+          f"user {user.user_id!r} has preferences on {len(prompts)} prompts ({len(asked)} to ask "
+          f"about), fewer than the {self.shots} shots + {self.queries} queries of an episode"
+        )
+
+  def __call__(self, index: int) -> Episode:
+    rng = _rng(self.seed, index)
+    drawn = int(rng.integers(len(self.users)))
+    user = self.users[index % len(self.users) if self.in_order else drawn]
+    queries: list[Preference] = []
+    shots: list[Preference] = []
+    taken: set[str] = set()
+    order = [user.preferences[i] for i in rng.permutation(len(user.preferences))]
+    for preference in order:
+      asked = self.query_prompts is None or preference.prompt in self.query_prompts
+      if len(queries) < self.queries and asked and preference.prompt not in taken:
+        queries.append(preference)
+        taken.add(preference.prompt)
+    for preference in order:
+      if len(shots) < self.shots and preference.prompt not in taken:
+        shots.append(preference)
+        taken.add(preference.prompt)
+    return Episode(
+      user_id=user.user_id,
+      shots=flip(rng, shots, self.flip_shots),
+      queries=tuple(queries),
+      description=user.description,
+    )

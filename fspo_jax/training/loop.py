@@ -1,0 +1,237 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: batches by step, a checkpoint now and then, and a stop when something is not a number."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import optax
+
+from fspo_jax import checkpoints as checkpoints_lib
+from fspo_jax import losses
+from fspo_jax import sharding
+from fspo_jax.episodes import batching
+from fspo_jax.models import transformer
+from fspo_jax.training import metrics as metrics_lib
+from fspo_jax.training import step as step_lib
+
+# The policy's own forward pass against the reference's is the same program on the same numbers;
+# this leaves room for nothing but a different order of sums.
+_STEP0_TOLERANCE = 1e-4
+
+
+class TrainingError(RuntimeError):
+  """Training cannot go on; the message says why and where the last good checkpoint is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+  """How a stage runs.
+
+  Attributes:
+    steps: number of updates.
+    rows_per_step: rows of the global batch.
+    accumulate: parts the batch is split into.
+    log_every: steps between rows of the metrics file.
+    checkpoint_every: steps between checkpoints; the last step always has one.
+    keep_checkpoints: how many are kept.
+    data_threads: threads that make rows ahead.
+  """
+
+  steps: int
+  rows_per_step: int
+  accumulate: int
+  log_every: int
+  checkpoint_every: int
+  keep_checkpoints: int
+  data_threads: int
+
+  def __post_init__(self):
+    for field in ("steps", "rows_per_step", "accumulate", "log_every", "checkpoint_every"):
+      if getattr(self, field) < 1:
+        raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
+    if self.rows_per_step % self.accumulate:
+      raise ValueError(
+        f"accumulate={self.accumulate} does not divide rows_per_step={self.rows_per_step}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One training stage, all of it.
+
+  Attributes:
+    name: of the stage; names its files.
+    directory: the run's directory: `checkpoints/<name>`, `metrics/` are made in it.
+    model: the decoder.
+    objective: what is minimised.
+    optimizer: the update rule.
+    rows: the data, by index.
+    loop: how it runs.
+    mesh: where it runs.
+    vocab_chunk: vocabulary entries per chunk of the projection.
+    config: the whole run's config, kept in every checkpoint.
+    tokenizer: the tokenizer's model, kept in every checkpoint.
+  """
+
+  name: str
+  directory: pathlib.Path
+  model: transformer.Transformer
+  objective: step_lib.Objective
+  optimizer: optax.GradientTransformation
+  rows: batching.Rows
+  loop: LoopConfig
+  mesh: jax.sharding.Mesh
+  vocab_chunk: int
+  config: dict[str, Any]
+  tokenizer: bytes
+
+  @property
+  def checkpoint_directory(self) -> pathlib.Path:
+    return self.directory / "checkpoints" / self.name
+
+
+def check_step0(objective: step_lib.Objective, metrics: dict[str, float]) -> None:
+  """At step 0 the policy equals the reference, or the run is wrong from the start.
+
+  Raises:
+    TrainingError: the margin is not 0, or the loss not the one its formula has there.
+  """
+  expected = losses.at_reference(objective.name, objective.beta)
+  loss, margin = metrics["preference/loss"], metrics["rewards/margins"]
+  if abs(margin) > _STEP0_TOLERANCE or abs(loss - expected) > _STEP0_TOLERANCE * max(expected, 1.0):
+    raise TrainingError(
+      f"at step 0 the policy differs from the reference: {objective.name} loss {loss:.6f} "
+      f"(expected {expected:.6f}), margin {margin:.6f} (expected 0). The policy must start from "
+      "the reference's own parameters."
+    )
+  if metrics["grad_norm"] == 0.0:
+    raise TrainingError("the gradient of the first step is exactly 0: nothing would be learned")
+
+
+class _Reader:
+  """Reads a step's metrics once the next one is under way, so that the device never waits."""
+
+  def __init__(self, stage: Stage, writer: metrics_lib.MetricWriter, saved, start: int):
+    self._stage, self._writer, self._saved = stage, writer, saved
+    self._pending: tuple[int, Any, dict[str, float]] | None = None
+    self._time, self._step = time.monotonic(), start
+
+  def push(self, step: int, metrics: Any, extra: dict[str, float]) -> dict[str, float] | None:
+    values, self._pending = self.flush(), (step, metrics, extra)
+    return values
+
+  def flush(self) -> dict[str, float] | None:
+    """Checks and writes the pending step; gives its values."""
+    if self._pending is None:
+      return None
+    step, metrics, extra = self._pending
+    self._pending = None
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    bad = sorted(name for name, value in values.items() if not math.isfinite(value))
+    if bad:
+      self._writer.write(step, values)
+      last = self._saved.latest_step()
+      where = f"{self._stage.checkpoint_directory / str(last)}" if last is not None else "none yet"
+      raise TrainingError(
+        f"{self._stage.name}: step {step}: {', '.join(bad)} not finite; stopped. "
+        f"Last good checkpoint: {where}"
+      )
+    if step == 1 and self._stage.objective.needs_reference:
+      check_step0(self._stage.objective, values)
+    if step % self._stage.loop.log_every == 0 or step in (1, self._stage.loop.steps):
+      self._writer.write(step, values | extra)
+    return values
+
+
+def train(stage: Stage, initial_params: Any, reference_params: Any | None) -> Any:
+  """Runs a stage from its last checkpoint, or from the start, to its end.
+
+  Args:
+    stage: what to run.
+    initial_params: where it starts when there is no checkpoint; they are copied, not consumed.
+    reference_params: the frozen reference, for an objective that has one.
+
+  Returns:
+    The parameters after the last step.
+
+  Raises:
+    TrainingError: something is not a number, or the policy does not start at the reference.
+  """
+  loop = stage.loop
+  with checkpoints_lib.Checkpoints(stage.checkpoint_directory, keep=loop.keep_checkpoints) as saved:
+    state = step_lib.init_state(
+      jax.tree.map(lambda x: x.copy(), initial_params), stage.optimizer, stage.mesh
+    )
+    start = 0
+    if saved.latest_step() is not None:
+      got = saved.restore(
+        checkpoints_lib.abstract_like(state.params), checkpoints_lib.abstract_like(state.opt_state)
+      )
+      start = got.step
+      step = jax.device_put(jnp.int32(start), state.step.sharding)
+      state = step_lib.TrainState(step, got.params, got.opt_state)
+      logging.info("%s: resuming after step %d", stage.name, start)
+    if start < loop.steps:
+      state = _run(stage, state, reference_params, saved, start)
+    return state.params
+
+
+def _run(stage: Stage, state, reference_params, saved, start: int) -> step_lib.TrainState:
+  loop, mesh = stage.loop, stage.mesh
+  step_fn = step_lib.make_step(
+    stage.model,
+    stage.objective,
+    stage.optimizer,
+    mesh,
+    vocab_chunk=stage.vocab_chunk,
+    accumulate=loop.accumulate,
+  )
+  data = batching.batches(
+    stage.rows,
+    rows_per_step=loop.rows_per_step,
+    steps=loop.steps,
+    start=start,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    threads=loop.data_threads,
+  )
+  writer = metrics_lib.MetricWriter(stage.directory / "metrics", stage.name, start)
+  reader = _Reader(stage, writer, saved, start)
+  try:
+    with metrics_lib.progress_bar() as bar:
+      task = bar.add_task(stage.name, total=loop.steps, completed=start, note="")
+      for step, batch in enumerate(data, start=start + 1):
+        state, metrics = step_fn(
+          state, reference_params if stage.objective.needs_reference else None,
+          sharding.to_global(mesh, batch),
+        )
+        extra = {
+          "data/padding_fraction": batching.padding_fraction(batch),
+          "data/dropped_shots": float(batch.dropped_shots.sum()),
+        }
+        values = reader.push(step, metrics, extra)
+        bar.update(task, completed=step, note=_note(values))
+        if step % loop.checkpoint_every == 0 or step == loop.steps:
+          reader.flush()  # nothing that is not a number is ever saved
+          saved.save(step, state.params, state.opt_state, stage.config, stage.tokenizer)
+      reader.flush()
+  finally:
+    writer.close()
+  saved.wait()
+  return state
+
+
+def _note(values: dict[str, float] | None) -> str:
+  if not values:
+    return ""
+  accuracy = values.get("rewards/accuracies")
+  return f"loss {values['loss']:.3f}" + (f"  acc {accuracy:.3f}" if accuracy is not None else "")

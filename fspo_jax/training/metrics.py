@@ -1,0 +1,69 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: JSON lines (the record), TensorBoard (the curves), a progress bar (the wait)."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from typing import Any
+
+from rich import progress
+import tensorboardX
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of a metrics file; a last line cut short by a kill is left out."""
+  rows = []
+  if path.exists():
+    for line in path.read_text().splitlines():
+      try:
+        rows.append(json.loads(line))
+      except json.JSONDecodeError:
+        break
+  return rows
+
+
+class MetricWriter:
+  """Writes a stage's metrics to `directory/<stage>.jsonl` and to TensorBoard.
+
+  A run that resumes at step s first takes back what was written after it, so that the file reads
+  as if the run had never been stopped.
+  """
+
+  def __init__(self, directory: pathlib.Path, stage: str, resume_step: int):
+    directory.mkdir(parents=True, exist_ok=True)
+    self.path = directory / f"{stage}.jsonl"
+    kept = [row for row in read_jsonl(self.path) if row["step"] <= resume_step]
+    self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    self._file = self.path.open("a")
+    self._board = tensorboardX.SummaryWriter(
+      str(directory / "tensorboard" / stage), purge_step=resume_step + 1
+    )
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes the values of one step; not-a-number becomes null in the JSON."""
+    row = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    self._file.write(json.dumps({"step": step, **row}) + "\n")
+    self._file.flush()
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    self._file.close()
+    self._board.close()
+
+
+def progress_bar() -> progress.Progress:
+  """A progress bar with the time left; says nothing when the output is not a terminal."""
+  return progress.Progress(
+    progress.TextColumn("{task.description}"),
+    progress.BarColumn(),
+    progress.MofNCompleteColumn(),
+    progress.TimeElapsedColumn(),
+    progress.TimeRemainingColumn(),
+    progress.TextColumn("{task.fields[note]}"),
+    disable=None,
+    transient=False,
+  )

@@ -1,0 +1,268 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The training step: token trees in, a sharded update out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+import optax
+
+from fspo_jax import losses
+from fspo_jax import sharding
+from fspo_jax.episodes.batching import TreeBatch
+from fspo_jax.episodes.templates import Context, Kind
+from fspo_jax.models import scoring
+from fspo_jax.models import transformer
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What a stage minimises: a weighted sum of a preference loss and likelihoods.
+
+  Attributes:
+    name: the preference loss, 'ipo' or 'dpo'.
+    beta: its strength.
+    label_smoothing: of DPO.
+    length_normalize: log-probabilities per token instead of sums, in the preference loss.
+    preference_weight: weight of the preference loss (mean over pairs); 0 for SFT.
+    chosen_weight: weight of the chosen responses' negative log-likelihood (mean over tokens).
+    description_weight: the same for descriptions.
+  """
+
+  name: str
+  beta: float
+  label_smoothing: float
+  length_normalize: bool
+  preference_weight: float
+  chosen_weight: float
+  description_weight: float
+
+  def __post_init__(self):
+    if self.beta <= 0:
+      raise ValueError(f"loss.beta={self.beta} must be positive")
+    losses.preference(self.name, jnp.zeros(()), self.beta, self.label_smoothing)
+
+  @property
+  def needs_reference(self) -> bool:
+    return self.preference_weight > 0
+
+
+class TrainState(NamedTuple):
+  """All that a step changes."""
+
+  step: Any
+  params: Any
+  opt_state: Any
+
+
+def pair_margins(
+  policy: scoring.SegmentScores,
+  reference: scoring.SegmentScores,
+  batch: TreeBatch,
+  length_normalize: bool,
+) -> Float[Array, "B P"]:
+  """h of every pair; padding pairs give whatever segment 0 gives, with weight 0."""
+
+  def pick(scores: scoring.SegmentScores, segments):
+    values = losses.normalize(scores.logprob, scores.length, length_normalize)
+    return jnp.take_along_axis(values, segments, axis=1)
+
+  return losses.margin(
+    pick(policy, batch.pair_chosen),
+    pick(policy, batch.pair_rejected),
+    pick(reference, batch.pair_chosen),
+    pick(reference, batch.pair_rejected),
+  )
+
+
+def _weights(batch: TreeBatch) -> dict[str, Float[Array, "..."]]:
+  """Masks of everything that is averaged."""
+  described = batch.pair_context == Context.DESCRIPTION
+  return {
+    "pair": batch.pair_weight,
+    "described_pair": batch.pair_weight * described,
+    **{
+      kind.name.lower(): (batch.segment_kind == kind).astype(jnp.float32)
+      for kind in (Kind.CHOSEN, Kind.DESCRIPTION)
+    },
+  }
+
+
+def token_counts(batch: TreeBatch) -> dict[str, Float[Array, ""]]:
+  """Denominators of a batch: of pairs, and of scored tokens by kind."""
+  weights = _weights(batch)
+  ones = jnp.ones(batch.segment.shape, jnp.float32)
+  length = scoring.sum_segments(ones, batch).length
+  counts = {name: (weights[name] * length).sum() for name in ("chosen", "description")}
+  counts["pair"] = weights["pair"].sum()
+  counts["described_pair"] = weights["described_pair"].sum()
+  return {name: jnp.maximum(count, 1.0) for name, count in counts.items()}
+
+
+def objective_value(
+  objective: Objective,
+  policy: scoring.SegmentScores,
+  reference: scoring.SegmentScores | None,
+  batch: TreeBatch,
+  counts: dict[str, Float[Array, ""]],
+) -> tuple[Float[Array, ""], Metrics]:
+  """The loss of (a part of) a batch, divided by the counts of the whole of it.
+
+  Dividing by the whole batch's counts makes the parts' losses and gradients add up exactly, for
+  gradient accumulation and for any sharding.
+
+  Args:
+    objective: what to minimise.
+    policy: segment scores of the policy.
+    reference: of the reference; None when the objective does not need them.
+    batch: the token trees.
+    counts: `token_counts` of the whole batch.
+
+  Returns:
+    The loss and the metrics, all of which add up over parts.
+  """
+  weights = _weights(batch)
+  terms, metrics = [], {}
+  for kind, weight in (
+    ("chosen", objective.chosen_weight),
+    ("description", objective.description_weight),
+  ):
+    nll = losses.sft(policy.logprob, policy.length, length_normalize=False)
+    value = (weights[kind] * nll).sum() / counts[kind]
+    metrics[f"nll/{kind}"] = value
+    terms.append(weight * value)
+  if reference is not None:
+    h = pair_margins(policy, reference, batch, objective.length_normalize)
+    each = losses.preference(objective.name, h, objective.beta, objective.label_smoothing)
+    mean = lambda values, name: (weights[name] * values).sum() / counts[name]  # noqa: E731
+    value = mean(each, "pair")
+    terms.append(objective.preference_weight * value)
+    correct = (h > 0) + 0.5 * (h == 0)
+    metrics["preference/loss"] = value
+    metrics["rewards/margins"] = objective.beta * mean(h, "pair")
+    metrics["rewards/accuracies"] = mean(correct, "pair")
+    metrics["rewards/accuracies_described"] = mean(correct, "described_pair")
+  loss = sum(terms)
+  metrics["loss"] = loss
+  return loss, metrics
+
+
+def make_step(
+  model: transformer.Transformer,
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  *,
+  vocab_chunk: int,
+  accumulate: int,
+) -> Callable[[TrainState, Any, TreeBatch], tuple[TrainState, Metrics]]:
+  """The jitted step (state, reference params, batch) -> (state, metrics).
+
+  Args:
+    model: the decoder.
+    objective: what to minimise.
+    optimizer: the update rule.
+    mesh: where it runs.
+    vocab_chunk: vocabulary entries per chunk of the projection.
+    accumulate: parts the batch's rows are split into, one after another; the gradient is the
+      whole batch's.
+
+  Returns:
+    The step; it donates the state. Reference params are None for an objective without one.
+  """
+
+  def part_loss(params, reference_params, part, counts):
+    policy = scoring.segment_scores(model, params, part, chunk=vocab_chunk)
+    reference = None
+    if objective.needs_reference:
+      reference = scoring.segment_scores(model, reference_params, part, chunk=vocab_chunk)
+      reference = jax.lax.stop_gradient(reference)
+    return objective_value(objective, policy, reference, part, counts)
+
+  gradient = jax.grad(part_loss, has_aux=True)
+
+  def step(state: TrainState, reference_params, batch: TreeBatch):
+    counts = token_counts(batch)
+    if accumulate == 1:
+      grads, metrics = gradient(state.params, reference_params, batch, counts)
+    else:
+      # Interleaved parts, so that every device keeps rows in every part.
+      parts = jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1),
+        batch,
+      )
+
+      def body(total, part):
+        return jax.tree.map(
+          jnp.add, total, gradient(state.params, reference_params, part, counts)
+        ), None
+
+      shapes = jax.eval_shape(
+        gradient, state.params, reference_params, jax.tree.map(lambda x: x[0], parts), counts
+      )
+      zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+      (grads, metrics), _ = jax.lax.scan(body, zeros, parts)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["update_norm"] = optax.global_norm(updates)
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  jitted = jax.jit(step, donate_argnums=0)
+
+  def run(state: TrainState, reference_params, batch: TreeBatch):
+    with sharding.use(mesh):
+      return jitted(state, reference_params, batch)
+
+  return run
+
+
+def init_params(model: transformer.Transformer, mesh: jax.sharding.Mesh, seed: int) -> Any:
+  """Random parameters, made where they live; the same values on any mesh."""
+  ints = jnp.zeros((1, 2), jnp.int32)
+
+  def init():
+    return model.init(jax.random.key(seed), ints, ints, ints, ints)["params"]
+
+  where = sharding.shardings(mesh, jax.eval_shape(init))
+  with sharding.use(mesh):
+    return jax.jit(lambda: nn.meta.unbox(init()), out_shardings=where)()
+
+
+def abstract_params(model: transformer.Transformer, mesh: jax.sharding.Mesh) -> Any:
+  """Shapes, dtypes and shardings of the parameters, without making them."""
+  ints = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+  boxed = jax.eval_shape(lambda *a: model.init(jax.random.key(0), *a)["params"], *[ints] * 4)
+  where = sharding.shardings(mesh, boxed)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.meta.unbox(boxed), where
+  )
+
+
+def init_state(
+  params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> TrainState:
+  """A fresh state; the optimizer's arrays live where the parameters that they belong to do."""
+  everywhere = sharding.replicated(mesh)
+  # A moment's path in the optimizer's state ends in its parameter's path. (optax.tree_map_params
+  # stops at Muon's masked parts.)
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+
+  def place(path, leaf):
+    for param_path, param in leaves:
+      if path[-len(param_path) :] == param_path and leaf.shape == param.shape:
+        return param.sharding
+    return everywhere
+
+  where = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))
+  opt_state = jax.jit(optimizer.init, out_shardings=where)(params)
+  return TrainState(jax.device_put(jnp.zeros((), jnp.int32), everywhere), params, opt_state)

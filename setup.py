@@ -1,0 +1,53 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Installs fspo_jax: `pip install -e .`, or `.[dev]` for the tests as well."""
+
+import pathlib
+
+import setuptools
+
+README = pathlib.Path(__file__).parent / "README.md"
+
+setuptools.setup(
+  name="fspo_jax",
+  version="0.1.0",
+  description="FSPO, few-shot preference optimization for personalization, in JAX",
+  long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+  long_description_content_type="text/markdown",
+  author="The fspo_jax Authors",
+  license="Apache-2.0",
+  packages=setuptools.find_packages(include=["fspo_jax*"]),
+  python_requires=">=3.11",
+  install_requires=[
+    "absl-py>=2.3.0",
+    "array_record>=0.8.1",
+    "flax>=0.12.3",
+    "grain>=0.2.15",
+    "importlib_resources>=6.5.2",  # tensorflow-datasets needs it and does not ask for it.
+    "jax>=0.9.0",
+    "jaxtyping>=0.3.4",
+    "matplotlib>=3.10.0",
+    "ml-collections>=1.1.0",
+    "numpy>=2.1.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.36",
+    "rich>=14.0.0",
+    "scipy>=1.15.0",
+    "sentencepiece>=0.2.1",
+    "tensorboardX>=2.6.4",
+    "tensorflow-datasets>=4.9.9",
+  ],
+  extras_require={
+    "dev": ["hypothesis>=6.140.0", "pytest>=8.4.0", "pytest-xdist>=3.8.0", "ruff>=0.14.0"],
+  },
+  classifiers=[
+    "Development Status :: 3 - Alpha",
+    "Intended Audience :: Science/Research",
+    "License :: OSI Approved :: Apache Software License",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
+)

@@ -1,0 +1,40 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What every test shares. Imports no jax: some floors are tested to work without it."""
+
+import os
+import pathlib
+
+import hypothesis
+import pytest
+
+REPO = pathlib.Path(__file__).resolve().parents[1]
+
+# Read by jax when it is first imported, here and in the processes that tests start.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Broadcasting arrays of different rank is how a missing axis goes unnoticed.
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+# The same examples on every run, and no verdict that depends on how busy the machine is.
+hypothesis.settings.register_profile(
+  "fspo",
+  deadline=None,
+  derandomize=True,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("fspo")
+
+
+@pytest.fixture(scope="session")
+def repo() -> pathlib.Path:
+  """The root of the repository."""
+  return REPO
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+  """The folder of the shared data sets and checkpoints; skips the test where there is none."""
+  path = pathlib.Path(os.environ.get("FSPO_SHARED_DATA") or REPO.parent / "shared" / "data")
+  if not path.is_dir():
+    pytest.skip(f"no shared data at {path}; set FSPO_SHARED_DATA to its folder")
+  return path
