@@ -34,7 +34,9 @@ def default() -> ml_collections.ConfigDict:
   c.data.unseen_prompts = 0.1  # jsonl, alpaca_styles: fraction of prompts never trained on
   c.data.min_preferences = 20  # ukp: users with fewer are set aside
   c.data.max_words = 120  # ukp, alpaca_styles: longest response, in words; longer: set aside
-  c.data.users = 400  # alpaca_styles: simulated users
+  c.data.small_users = "refuse"  # users with too few preferences: 'refuse' to start, or 'set_aside'
+  c.data.users = 400  # alpaca_styles: simulated users to train on
+  c.data.evaluation_users = 100  # alpaca_styles: simulated users to evaluate on
   c.data.preferences_per_user = 40  # alpaca_styles
 
   c.world = ml_collections.ConfigDict()
@@ -42,17 +44,15 @@ def default() -> ml_collections.ConfigDict:
   c.world.label_noise = 0.05  # fraction of shots whose label is flipped
   c.world.min_differences = 2  # attributes in which the two responses of a pair differ
   c.world.unseen_users = 500  # users kept for evaluation
+  c.world.phrasings = 4  # wordings of each attribute's value, of 8
+  c.world.fillers = 24  # sentences that make a response long, of 282
 
   c.tokenizer = ml_collections.ConfigDict()
-  c.tokenizer.vocab_size = 1536  # pieces, of which 256 are bytes and 8 special
+  c.tokenizer.vocab_size = 1216  # pieces, of which 256 are bytes and 8 special
   c.tokenizer.model_type = "bpe"  # or 'unigram'
   c.tokenizer.split_by_whitespace = False  # False: frequent phrases become one piece
   c.tokenizer.corpus_lines = 12_000  # texts it is trained on
   c.template = "markers"  # one of TEMPLATES
-
-  c.episodes = ml_collections.ConfigDict()
-  c.episodes.shots = 8  # preferences in the context
-  c.episodes.queries = 1  # preferences scored after them
 
   c.model = ml_collections.ConfigDict()
   c.model.width = 96
@@ -63,7 +63,7 @@ def default() -> ml_collections.ConfigDict:
   c.model.mlp = 256  # hidden width of SwiGLU
   c.model.roles = 5  # learned segment-role embeddings; 0 for a plain Llama
   c.model.tied = True  # the head is the embedding table
-  c.model.rope_theta = 10_000.0
+  c.model.rope_theta = 500_000.0
   c.model.norm_eps = 1e-5
   c.model.attention_block = 128  # queries per block of tree attention
   c.model.remat = "none"  # 'none', 'dots' or 'full': what the backward pass recomputes
@@ -78,37 +78,42 @@ def default() -> ml_collections.ConfigDict:
 
   c.sft = _stage(steps=300)
   c.sft.flip_shots = 0.5  # 0.5: the frozen reference knows the format but not to trust the labels
+  c.sft.queries = 6
+  c.sft.layout.query_shots = (8,)
   c.sft.layout.shot_pairs = True
   c.sft.layout.rejected = False
   c.sft.layout.description_shots = (0,)
+  c.sft.layout.description_queries = (0,)
   c.sft.loss.preference_weight = 0.0
   c.sft.optimizer.decay_fraction = 0.2
+  c.sft.optimizer.learning_rate = 6e-3
+  c.sft.optimizer.adam_learning_rate = 3e-3
+  c.sft.curriculum.start = 0.6
 
   c.preference = _stage(steps=2000)
   c.preference.flip_shots = -1.0  # -1: the data's own label noise
   c.preference.layout.shot_pairs = True
   c.preference.layout.query_shots = (8,)
-  c.preference.layout.description_shots = (0, 3, 8)
-  c.preference.curriculum = ml_collections.ConfigDict()
-  c.preference.curriculum.use = True  # easier episodes first; only worlds have one
-  c.preference.curriculum.start = 0.2  # fraction of the run with the easiest episodes
-  c.preference.curriculum.end = 0.7  # fraction from which on episodes are the target's
-  c.preference.curriculum.candidates = 48  # pairs are best and worst of so many at the start
+  c.preference.layout.description_shots = (2, 4, 6, 8)
+  c.preference.layout.description_queries = (8,)
+  c.preference.curriculum.start = 0.1
+  c.preference.curriculum.end = 0.5
 
   c.evaluation = ml_collections.ConfigDict()
+  c.evaluation.shots = 8  # accuracy is measured after 0 .. shots shots
+  c.evaluation.queries = 1  # per episode
   c.evaluation.episodes = 1000  # per split, for preference accuracy by k
   c.evaluation.rows = 8  # rows per batch
-  c.evaluation.row_tokens = 1024
-  c.evaluation.scored_tokens = 640
-  c.evaluation.rat_episodes = 250  # per split, for the accuracy of self-written descriptions
-  c.evaluation.win_rate_users = 250  # per split; worlds only
-  c.evaluation.win_rate_prompts = 4  # prompts answered for each of them
-  c.evaluation.temperature = 0.3  # of sampled responses
-  c.evaluation.description_temperature = 0.0  # 0: greedy
-  c.evaluation.top_p = 1.0
+  c.evaluation.max_row_tokens = 8192  # longer episodes lose whole shots, oldest first, counted
+  c.evaluation.rat_episodes = 250  # of them, per split, for descriptions, written and gold
+  c.evaluation.win_rate_users = 200  # of them, per split; worlds only
+  c.evaluation.win_rate_prompts = 3  # prompts answered for each of these users
+  c.evaluation.temperatures = (0.3, 1.0)  # of responses; the first is `win_rate` of results.json
+  c.evaluation.top_p = 1.0  # of responses
+  c.evaluation.description_temperature = 0.0  # of written descriptions; 0 is greedy
   c.evaluation.max_response_tokens = 40
   c.evaluation.max_description_tokens = 24
-  c.evaluation.bootstrap = 2000  # resamples of users for the intervals
+  c.evaluation.bootstrap = 2000  # resamples of users for the 95 % intervals
   return c
 
 
@@ -116,6 +121,8 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   """The keys that both training stages have."""
   c = ml_collections.ConfigDict()
   c.steps = steps  # updates
+  c.shots = 8  # preferences in an episode's context
+  c.queries = 1  # preferences scored after them
   c.rows_per_step = 4  # rows of the global batch
   c.row_episodes = 1  # episodes packed in a row
   c.row_tokens = 768  # tokens of a row
@@ -125,12 +132,17 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.checkpoint_every = 200  # steps
   c.keep_checkpoints = 2
   c.data_threads = 1
+  c.curriculum = ml_collections.ConfigDict()
+  c.curriculum.use = True  # easier episodes first; only worlds have a curriculum
+  c.curriculum.start = 0.5  # fraction of the run with the easiest episodes
+  c.curriculum.end = 1.0  # fraction from which on episodes are the target's
+  c.curriculum.candidates = 48  # pairs are best and worst of so many at the start
   c.layout = ml_collections.ConfigDict()  # which branches an episode's tree has
   c.layout.shot_pairs = False  # score each shot's pair given the shots before it
   c.layout.rejected = True  # rejected responses too
   c.layout.query_shots = ()  # numbers of shots after which the queries are scored
   c.layout.description_shots = ()  # numbers of shots after which the description is
-  c.layout.description_queries = True  # the queries under each description too
+  c.layout.description_queries = ()  # after which of these the queries hang under it too
   c.loss = ml_collections.ConfigDict()
   c.loss.name = "ipo"  # or 'dpo'
   c.loss.beta = 0.1  # IPO: the target margin is 1 / (2 beta) nats
@@ -141,8 +153,8 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.loss.description_weight = 1.0  # of the descriptions' NLL per token
   c.optimizer = ml_collections.ConfigDict()
   c.optimizer.name = "muon"  # or 'adamw'
-  c.optimizer.learning_rate = 1e-2
-  c.optimizer.adam_learning_rate = 4e-3
+  c.optimizer.learning_rate = 4e-3
+  c.optimizer.adam_learning_rate = 1.5e-3
   c.optimizer.warmup_steps = 20
   c.optimizer.decay_fraction = 0.4  # last part of the run, linearly to 0
   c.optimizer.clip_norm = 1.0
@@ -183,11 +195,11 @@ def curriculum(stage: ml_collections.ConfigDict) -> Curriculum | None:
   return Curriculum(keys.start, keys.end, keys.candidates) if keys.use else None
 
 
-def packing(c: ml_collections.ConfigDict, stage: ml_collections.ConfigDict) -> Packing:
+def packing(stage: ml_collections.ConfigDict) -> Packing:
   return Packing.of(
     layout(stage),
-    shots=c.episodes.shots,
-    queries=c.episodes.queries,
+    shots=stage.shots,
+    queries=stage.queries,
     episodes=stage.row_episodes,
     tokens=stage.row_tokens,
     scored_tokens=stage.scored_tokens,

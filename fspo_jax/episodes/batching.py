@@ -128,6 +128,17 @@ def fit(
   return built, dropped
 
 
+def largest(
+  episode: EpisodeFn, count: int, formatter: templates.Formatter, layout: templates.Layout
+) -> tuple[int, int]:
+  """The most tokens, and the most scored tokens, that one of the first episodes takes."""
+  sizes = [
+    (len(built.tree), _scored(built))
+    for built in (templates.build(episode(i), formatter, layout) for i in range(count))
+  ]
+  return max(tokens for tokens, _ in sizes), max(scored for _, scored in sizes)
+
+
 def pack(built: list[templates.EpisodeTree], packing: Packing, dropped: int = 0) -> TreeBatch:
   """Packs the trees of one row to its static shape.
 

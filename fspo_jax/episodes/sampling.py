@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
@@ -27,17 +28,23 @@ class Episode:
     shots: the preferences in the context, oldest first; labels may be noisy.
     queries: the held-out ones that are scored; their prompts are never among the shots'.
     description: the gold description, where it is known.
+    written: descriptions written after 0, 1, ... shots; where given, they take the gold one's place.
   """
 
   user_id: str
   shots: tuple[Preference, ...]
   queries: tuple[Preference, ...]
   description: str | None = None
+  written: tuple[str, ...] = ()
 
   def __post_init__(self):
     leaked = {shot.prompt for shot in self.shots} & {query.prompt for query in self.queries}
     if leaked:
       raise ValueError(f"user {self.user_id}: a query's prompt is among its shots: {leaked.pop()!r}")
+
+  def description_after(self, shots: int) -> str | None:
+    """The description that stands after so many shots."""
+    return self.written[shots] if self.written else self.description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +141,7 @@ class UserEpisodes:
   """Episodes drawn from users' own preferences (any data set of users).
 
   Attributes:
-    users: whose preferences to draw from; each has more than `shots + queries` prompts.
+    users: whose preferences to draw from; see `shortfall` for what each must have.
     shots: preferences in the context.
     queries: preferences scored.
     seed: with the index, all that an episode depends on.
@@ -155,31 +162,40 @@ class UserEpisodes:
     if not self.users:
       raise ValueError("no users to draw episodes from")
     for user in self.users:
-      prompts = {p.prompt for p in user.preferences}
-      asked = prompts if self.query_prompts is None else prompts & self.query_prompts
-      if len(asked) < self.queries or len(prompts) < self.queries + self.shots:
-        raise ValueError(
-          f"user {user.user_id!r} has preferences on {len(prompts)} prompts ({len(asked)} to ask "
-          f"about), fewer than the {self.shots} shots + {self.queries} queries of an episode"
-        )
+      problem = self.shortfall(user, self.shots, self.queries, self.query_prompts)
+      if problem is not None:
+        raise ValueError(problem)
+
+  @staticmethod
+  def shortfall(
+    user: User, shots: int, queries: int, query_prompts: frozenset[str] | None
+  ) -> str | None:
+    """Why a user cannot give an episode, whichever queries are drawn; None if they can."""
+    per_prompt = collections.Counter(p.prompt for p in user.preferences)
+    asked = [p for p in per_prompt if query_prompts is None or p in query_prompts]
+    # In the worst case the queries are about the prompts with the most preferences.
+    left = len(user.preferences) - sum(sorted((per_prompt[p] for p in asked), reverse=True)[:queries])
+    if len(asked) >= queries and left >= shots:
+      return None
+    return (
+      f"user {user.user_id!r} has {len(user.preferences)} preferences on {len(per_prompt)} prompts "
+      f"({len(asked)} of them to ask about): too few for {queries} queries and, on other prompts, "
+      f"{shots} shots (episodes.queries, episodes.shots)"
+    )
 
   def __call__(self, index: int) -> Episode:
     rng = _rng(self.seed, index)
     drawn = int(rng.integers(len(self.users)))
     user = self.users[index % len(self.users) if self.in_order else drawn]
-    queries: list[Preference] = []
-    shots: list[Preference] = []
-    taken: set[str] = set()
     order = [user.preferences[i] for i in rng.permutation(len(user.preferences))]
+    queries: list[Preference] = []
+    asked: set[str] = set()
     for preference in order:
-      asked = self.query_prompts is None or preference.prompt in self.query_prompts
-      if len(queries) < self.queries and asked and preference.prompt not in taken:
+      allowed = self.query_prompts is None or preference.prompt in self.query_prompts
+      if len(queries) < self.queries and allowed and preference.prompt not in asked:
         queries.append(preference)
-        taken.add(preference.prompt)
-    for preference in order:
-      if len(shots) < self.shots and preference.prompt not in taken:
-        shots.append(preference)
-        taken.add(preference.prompt)
+        asked.add(preference.prompt)
+    shots = [p for p in order if p.prompt not in asked][: self.shots]
     return Episode(
       user_id=user.user_id,
       shots=flip(rng, shots, self.flip_shots),

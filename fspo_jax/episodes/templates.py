@@ -83,34 +83,37 @@ class Layout:
       read the chosen ones alone (a shot's rejected response stays on the trunk in any case).
     query_shots: the numbers of shots k after which the queries hang.
     description_shots: the numbers of shots k after which the description hangs.
-    description_queries: whether the queries hang under each description too.
+    description_queries: after which of these numbers the queries hang under the description too.
   """
 
   shot_pairs: bool = False
   rejected: bool = True
   query_shots: tuple[int, ...] = ()
   description_shots: tuple[int, ...] = ()
-  description_queries: bool = False
+  description_queries: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    extra = set(self.description_queries) - set(self.description_shots)
+    if extra:
+      raise ValueError(
+        f"description_queries has {sorted(extra)}, which description_shots="
+        f"{self.description_shots} has not: there is no description to ask under"
+      )
 
   def max_segments(self, shots: int, queries: int) -> int:
     """How many scored segments an episode of this layout has at most."""
     responses = 2 if self.rejected else 1
-    under_description = 1 + responses * queries * self.description_queries
+    queried = len(self.query_shots) + len(self.description_queries)
     return (
-      responses * shots * self.shot_pairs
-      + responses * queries * len(self.query_shots)
-      + under_description * len(self.description_shots)
+      responses * (shots * self.shot_pairs + queries * queried) + len(self.description_shots)
     )
 
   def max_pairs(self, shots: int, queries: int) -> int:
     """How many pairs an episode of this layout has at most."""
     if not self.rejected:
       return 0
-    return (
-      shots * self.shot_pairs
-      + queries * len(self.query_shots)
-      + queries * self.description_queries * len(self.description_shots)
-    )
+    queried = len(self.query_shots) + len(self.description_queries)
+    return shots * self.shot_pairs + queries * queried
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -209,11 +212,12 @@ class _Builder:
     nodes = []
     if shots in layout.query_shots:
       nodes += [self.query(q, shots, Context.SHOTS, layout.rejected) for q in episode.queries]
-    if shots in layout.description_shots and episode.description is not None:
+    description = episode.description_after(shots)
+    if shots in layout.description_shots and description is not None:
       segment = self.segment(Kind.DESCRIPTION, shots)
-      queries = episode.queries if layout.description_queries else ()
+      queries = episode.queries if shots in layout.description_queries else ()
       under = [self.query(q, shots, Context.DESCRIPTION, layout.rejected) for q in queries]
-      described = self.answer(episode.description, segment, Role.DESCRIPTION, under)
+      described = self.answer(description, segment, Role.DESCRIPTION, under)
       nodes.append(trees.Node(self.format.description(), Role.DESCRIPTION, children=(described,)))
     return nodes
 
@@ -250,6 +254,7 @@ def build(episode: Episode, formatter: Formatter, layout: Layout) -> EpisodeTree
     layout,
     query_shots=clip(layout.query_shots),
     description_shots=clip(layout.description_shots),
+    description_queries=clip(layout.description_queries),
   )
   builder = _Builder(formatter)
 

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Float, Int
 import numpy as np
 
@@ -50,6 +52,13 @@ class PairScores:
     return np.divide(total, count, out=np.full(episodes, np.nan), where=count > 0)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _differences(model, params, batch, vocab_chunk: int) -> Float[jax.Array, "B P"]:
+  scores = scoring.segment_scores(model, params, batch, chunk=vocab_chunk)
+  nothing = jax.tree.map(jnp.zeros_like, scores)
+  return pair_margins(scores, nothing, batch, length_normalize=False)
+
+
 def score_pairs(
   model: transformer.Transformer,
   params: dict,
@@ -79,19 +88,13 @@ def score_pairs(
   per_row = rows.packing.episodes
   steps = -(-episodes // (per_row * rows_per_batch))
 
-  @jax.jit
-  def score(params, batch):
-    scores = scoring.segment_scores(model, params, batch, chunk=vocab_chunk)
-    nothing = jax.tree.map(lambda x: 0.0 * x, scores)
-    return pair_margins(scores, nothing, batch, length_normalize=False)
-
   columns: list[tuple[np.ndarray, ...]] = []
   dropped, padding = 0, []
   data = batching.batches(rows, rows_per_step=rows_per_batch, steps=steps)
   with metrics_lib.progress_bar() as bar, sharding.use(mesh):
     task = bar.add_task(label, total=steps, note="")
     for step, batch in enumerate(data):
-      difference = np.asarray(score(params, sharding.to_global(mesh, batch)))
+      difference = np.asarray(_differences(model, params, sharding.to_global(mesh, batch), vocab_chunk))
       first = (step * rows_per_batch + np.arange(rows_per_batch)) * per_row
       episode = first[:, None] + batch.pair_episode
       real = (batch.pair_weight > 0) & (episode < episodes)

@@ -130,11 +130,13 @@ class Linear(nn.Module):
   config: TransformerConfig
   features: int
   axes: tuple[str, str]
-  scale: float = 1.0
+  zero_init: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L I"]) -> Float[Array, "B L O"]:
-    init = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
+    # Blocks add nothing to the residual stream at first: it starts as the tokens' embeddings.
+    init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+    init = nn.initializers.zeros_init() if self.zero_init else init
     kernel = self.param(
       "kernel",
       nn.with_logical_partitioning(init, self.axes),
@@ -154,8 +156,6 @@ class Block(nn.Module):
     self, x: Float[Array, "B L D"], inputs: _Inputs, cache: tuple[Array, Array] | None
   ) -> tuple[Float[Array, "B L D"], tuple[Array, Array] | None]:
     c = self.config
-    # Small output projections keep a deep residual stream near its input at the start.
-    residual_scale = 1.0 / (2.0 * c.layers)
     h = RMSNorm(c, name="attention_norm")(x)
 
     def heads(name: str, count: int, axis: str):
@@ -174,11 +174,11 @@ class Block(nn.Module):
       )
       attended = attention.cached_attention(q, *cache, inputs.positions)
     attended = attended.reshape(*h.shape[:2], c.heads * c.head_dim)
-    x = x + Linear(c, c.width, ("heads", "embed"), residual_scale, name="o")(attended)
+    x = x + Linear(c, c.width, ("heads", "embed"), zero_init=True, name="o")(attended)
     h = RMSNorm(c, name="mlp_norm")(x)
     gate = Linear(c, c.mlp, ("embed", "mlp"), name="gate")(h)
     up = Linear(c, c.mlp, ("embed", "mlp"), name="up")(h)
-    down = Linear(c, c.width, ("mlp", "embed"), residual_scale, name="down")
+    down = Linear(c, c.width, ("mlp", "embed"), zero_init=True, name="down")
     x = x + down(nn.silu(gate) * up)
     return nn.with_logical_constraint(x, ("batch", "length", "embed_activation")), cache
 
@@ -212,9 +212,11 @@ class Transformer(nn.Module):
     c = self.config
     if (subtree_end is None) == (cache is None):
       raise ValueError("give either subtree_end (a tree) or cache (a sequence), not both")
+    # After the final norm a hidden state has norm sqrt(width): logits start with variance 1.
+    normal = nn.initializers.normal(c.width**-0.5)
     table = self.param(
       "embedding",
-      nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+      nn.with_logical_partitioning(normal, ("vocab", "embed")),
       (c.vocab_size, c.width),
       jnp.dtype(c.param_dtype),
     )
@@ -222,7 +224,7 @@ class Transformer(nn.Module):
     if c.roles:
       role_table = self.param(
         "role_embedding",
-        nn.with_logical_partitioning(nn.initializers.normal(0.02), ("roles", "embed")),
+        nn.with_logical_partitioning(normal, ("roles", "embed")),
         (c.roles, c.width),
         jnp.dtype(c.param_dtype),
       )
@@ -231,7 +233,7 @@ class Transformer(nn.Module):
       # Only declared here; `head` reads it.
       self.param(
         "head",
-        nn.with_logical_partitioning(nn.initializers.normal(0.02), ("embed", "vocab")),
+        nn.with_logical_partitioning(normal, ("embed", "vocab")),
         (c.width, c.vocab_size),
         jnp.dtype(c.param_dtype),
       )

@@ -115,10 +115,9 @@ def describe(tastes: Tastes) -> str:
   """The gold description: the weightiest taste first, then the others in their fixed order."""
   above_all = max(tastes.cared, key=lambda a: tastes.weights[a])
   wording = {a: _WORDINGS[a][tastes.preferred[a]] for a in tastes.cared}
-  text = f"Above all wants reviews that are {wording.pop(above_all)}"
-  *others, last = wording.values() or [""]
-  if last:
-    text += "; also " + (f"{', '.join(others)} and {last}" if others else last)
+  text = f"Reviews should be, above all, {wording.pop(above_all)}"
+  if wording:
+    text += f"; also: {', '.join(wording.values())}"
   return text + "."
 
 
@@ -151,6 +150,8 @@ class ReviewsWorld:
     label_noise: The probability that a preference's label is swapped.
     min_differences: In how many attributes the two responses differ at least.
     unseen_users: The number of users in the split `unseen`.
+    phrasings: How many of the `PHRASINGS` wordings of each attribute's value are used.
+    fillers: How many of the `FILLERS` sentences make responses long.
     held_out: The (attribute, value) pairs that no user of the splits `train`, `unseen` and
       `curriculum` prefers together; if empty, none are held out.
 
@@ -163,12 +164,20 @@ class ReviewsWorld:
   label_noise: float = 0.05
   min_differences: int = 2
   unseen_users: int = 500
+  phrasings: int = reviews_text.PHRASINGS
+  fillers: int = len(reviews_text.FILLERS)
   held_out: tuple[tuple[str, str], ...] = (("sentiment", "negative"), ("humour", "joking"))
 
   def __post_init__(self) -> None:
     if not 1 <= self.min_differences <= len(ATTRIBUTES):
       raise ValueError(f"min_differences: found {self.min_differences}, expected 1 to 6.")
     _check_pair_arguments(self.candidates, self.label_noise)
+    for name, found, most in (
+      ("phrasings", self.phrasings, reviews_text.PHRASINGS),
+      ("fillers", self.fillers, len(reviews_text.FILLERS)),
+    ):
+      if not 1 <= found <= most:
+        raise ValueError(f"{name}: found {found}, expected 1 to {most}.")
     for attribute, value in self.held_out:
       if value not in ATTRIBUTES.get(attribute, ()):
         raise ValueError(f"held_out: found {(attribute, value)}, expected one of {ATTRIBUTES}.")
@@ -222,6 +231,13 @@ class ReviewsWorld:
     del prompt
     return float(combination_reward(user, parse(response)))
 
+  def description_f1(self, user: Tastes, text: str) -> float:
+    """F1 of the tastes that any description names, against the user's own."""
+    named = description_tastes(text)
+    own = {a: user.preferred[a] for a in user.cared}
+    both = len(named.items() & own.items())
+    return 2.0 * both / (len(named) + len(own))
+
   def question(self, rng: np.random.Generator) -> str:
     """A random prompt that asks about a random movie."""
     return self._questions(rng, 1)[0]
@@ -239,8 +255,10 @@ class ReviewsWorld:
 
   def _responses(self, rng: np.random.Generator, combinations: Sequence[Combination]) -> list[str]:
     count = len(combinations)
-    phrasings = rng.integers(reviews_text.PHRASINGS, size=(count, reviews_text.SLOTS)).tolist()
-    fillers = rng.integers(len(reviews_text.FILLERS), size=count).tolist()
+    phrasings = rng.integers(self.phrasings, size=(count, reviews_text.SLOTS)).tolist()
+    # Evenly spaced, so that a few fillers show every part of the grammar.
+    spacing = len(reviews_text.FILLERS) // self.fillers
+    fillers = (rng.integers(self.fillers, size=count) * spacing).tolist()
     return list(map(reviews_text.render, combinations, phrasings, fillers))
 
   def best_response(self, rng: np.random.Generator, user: Tastes) -> str:

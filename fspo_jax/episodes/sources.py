@@ -1,0 +1,149 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Sources: where a recipe's text and episodes come from, a world or a data set of users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+
+from fspo_jax.episodes.sampling import Curriculum
+from fspo_jax.episodes.sampling import EpisodeFn
+from fspo_jax.episodes.sampling import UserEpisodes
+from fspo_jax.episodes.sampling import WorldEpisodes
+from fspo_jax.preferences import Splits
+from fspo_jax.preferences import User
+from fspo_jax.worlds.world import World
+
+
+class Source(Protocol):
+  """Text to train a tokenizer on, episodes to train on, and episodes of users never trained on."""
+
+  @property
+  def evaluation_splits(self) -> tuple[str, ...]:
+    """The names of the evaluation splits."""
+
+  def corpus(self, seed: int, lines: int) -> Iterator[str]:
+    """Training text, at most `lines` lines."""
+
+  def training(
+    self, shots: int, queries: int, seed: int, flip_shots: float | None, curriculum: Curriculum | None,
+    total: int,
+  ) -> EpisodeFn:
+    """Training episodes; `flip_shots` None for the data's own labels. Raises where impossible."""
+
+  def evaluation(self, split: str, shots: int, queries: int, seed: int) -> EpisodeFn:
+    """Evaluation episodes, with true labels on the queries where they are known."""
+
+  def facts(self) -> dict[str, Any]:
+    """What a report says about the data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldSource:
+  """Fresh episodes of an embedded world; never the same one twice."""
+
+  world: World[Any]
+  evaluation_splits: tuple[str, ...] = ("unseen", "heldout_combinations")
+
+  def corpus(self, seed: int, lines: int) -> Iterator[str]:
+    return self.world.corpus(np.random.default_rng(seed), lines)
+
+  def training(self, shots, queries, seed, flip_shots, curriculum, total) -> EpisodeFn:
+    return WorldEpisodes(
+      self.world, "train", shots, queries, seed, flip_shots, curriculum, total
+    )
+
+  def evaluation(self, split: str, shots: int, queries: int, seed: int) -> WorldEpisodes:
+    return WorldEpisodes(self.world, split, shots, queries, seed)
+
+  def facts(self) -> dict[str, Any]:
+    names = ("train", *self.evaluation_splits)
+    return {
+      "world": self.world.name,
+      **{f"users, {name}": len(self.world.users(name)) for name in names},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class UserSource:
+  """Episodes drawn from users' own preferences.
+
+  Attributes:
+    name: of the data set.
+    splits: who is trained on, who is evaluated, and on which prompts.
+    set_aside_small: set users with too few preferences for an episode aside, and count them,
+      instead of refusing to start.
+  """
+
+  name: str
+  splits: Splits
+  set_aside_small: bool
+  _counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+  @property
+  def evaluation_splits(self) -> tuple[str, ...]:
+    return tuple(self.splits.evaluation)
+
+  def corpus(self, seed: int, lines: int) -> Iterator[str]:
+    texts = sorted(
+      {
+        text
+        for user in self.splits.train
+        for p in user.preferences
+        for text in (p.prompt, p.chosen, p.rejected)
+      }
+      | {user.description for user in self.splits.train if user.description}
+    )
+    order = np.random.default_rng(seed).permutation(len(texts))[:lines]
+    return (texts[i] for i in order)
+
+  def _enough(self, users: tuple[User, ...], shots: int, queries: int, where: str):
+    if not self.set_aside_small:
+      return users
+    kept = tuple(
+      u for u in users if UserEpisodes.shortfall(u, shots, queries, self._asked(where)) is None
+    )
+    if not kept:
+      raise ValueError(
+        f"episodes.shots={shots}: no user of {self.name} ({where}) has preferences enough"
+      )
+    self._counts[f"users set aside, {where}: too few preferences for {shots} shots"] = len(
+      users
+    ) - len(kept)
+    return kept
+
+  def _asked(self, where: str) -> frozenset[str] | None:
+    return None if where == "train" else self.splits.query_prompts
+
+  def training(self, shots, queries, seed, flip_shots, curriculum, total) -> EpisodeFn:
+    del total
+    if curriculum is not None:
+      raise ValueError(
+        f"curriculum.use=True: only worlds have a curriculum, and data.name={self.name!r} "
+        "is a data set; set it to False"
+      )
+    users = self._enough(self.splits.train, shots, queries, "train")
+    return UserEpisodes(users, shots, queries, seed, flip_shots or 0.0)
+
+  def evaluation(self, split: str, shots: int, queries: int, seed: int) -> UserEpisodes:
+    users = self._enough(self.splits.evaluation[split], shots, queries, split)
+    return UserEpisodes(
+      users, shots, queries, seed, query_prompts=self.splits.query_prompts, in_order=True
+    )
+
+  def facts(self) -> dict[str, Any]:
+    groups = {"train": self.splits.train, **self.splits.evaluation}
+    return {
+      "data": self.name,
+      **{f"users, {name}": len(users) for name, users in groups.items()},
+      **{
+        f"preferences, {name}": sum(len(u.preferences) for u in users)
+        for name, users in groups.items()
+      },
+      **{f"set aside, {reason}": n for reason, n in self.splits.set_aside.items()},
+      **self._counts,
+    }

@@ -1,0 +1,300 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation of a run: every method, every number of shots, every split, on unseen users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from absl import logging
+import jax
+from jaxtyping import Float
+import numpy as np
+
+from fspo_jax.episodes import batching
+from fspo_jax.episodes.sampling import Episode
+from fspo_jax.episodes.sampling import EpisodeFn
+from fspo_jax.episodes.templates import Context
+from fspo_jax.episodes.templates import Formatter
+from fspo_jax.episodes.templates import Layout
+from fspo_jax.evaluation import preference_accuracy
+from fspo_jax.evaluation import statistics
+from fspo_jax.evaluation import win_rate
+from fspo_jax.evaluation.preference_accuracy import PairScores
+from fspo_jax.evaluation.report import UserSample
+from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.inference.sampler import Decoding
+from fspo_jax.models import transformer
+from fspo_jax.worlds import bayes
+from fspo_jax.worlds.reviews import ReviewsWorld
+
+Margins = Float[np.ndarray, " episodes"]
+# What rules that know nothing of the user reach: (user_id, query) pairs -> {rule: accuracy}.
+BaselineFn = Callable[[Sequence[tuple[str, Any]]], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How much is evaluated, and how. The fields are the keys of `config.evaluation`."""
+
+  episodes: int
+  rows: int
+  max_row_tokens: int
+  rat_episodes: int
+  win_rate_users: int
+  win_rate_prompts: int
+  temperatures: tuple[float, ...]
+  top_p: float
+  description_temperature: float
+  max_response_tokens: int
+  max_description_tokens: int
+  bootstrap: int
+
+  def __post_init__(self):
+    if self.rat_episodes > self.episodes or self.win_rate_users > self.episodes:
+      raise ValueError(
+        f"evaluation.rat_episodes={self.rat_episodes} and evaluation.win_rate_users="
+        f"{self.win_rate_users} are the first of evaluation.episodes={self.episodes} episodes and "
+        "cannot be more"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+  """The frozen reference (the SFT model) and the policy trained from it."""
+
+  model: transformer.Transformer
+  reference: dict
+  policy: dict
+  formatter: Formatter
+  mesh: jax.sharding.Mesh
+  vocab_chunk: int
+
+  def personalizer(self, params: dict) -> Personalizer:
+    return Personalizer(self.model, params, self.formatter)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitResult:
+  """All that is measured on one split; see `results.py` for the keys."""
+
+  accuracy: dict[str, dict[str, float]]
+  intervals: dict[str, dict[str, list[float] | None]]
+  bayes: dict[str, float]
+  win_rates: dict[float, dict[str, dict[str, Any]]]
+  descriptions: dict[str, Any]
+  baselines: dict[str, float]
+  facts: dict[str, float]
+  samples: list[UserSample]
+
+
+def _fit_packing(
+  fn: EpisodeFn, count: int, formatter: Formatter, layout: Layout, shots: int, queries: int, limit: int
+) -> batching.Packing:
+  """The smallest row that holds each of the episodes, at most `limit` tokens."""
+  tokens, scored = batching.largest(fn, count, formatter, layout)
+  up = lambda n: min(-(-n // 32) * 32, limit)  # noqa: E731
+  return batching.Packing.of(
+    layout, shots=shots, queries=queries, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
+  )
+
+
+class SplitEvaluation:
+  """One split's episodes, and what each method makes of them."""
+
+  def __init__(
+    self,
+    split: str,
+    episode_fn: EpisodeFn,
+    models: Models,
+    settings: Settings,
+    *,
+    shots: int,
+    queries: int,
+    seed: int,
+  ):
+    self.split, self.models, self.settings = split, models, settings
+    self.shots, self.queries, self.seed = shots, queries, seed
+    self.episodes = [episode_fn(i) for i in range(settings.episodes)]
+    self.user_ids = [episode.user_id for episode in self.episodes]
+    self.described = all(episode.description for episode in self.episodes)
+
+  def _score(self, params, episodes: Sequence[Episode], layout: Layout, label: str) -> PairScores:
+    s, m = self.settings, self.models
+    packing = _fit_packing(
+      episodes.__getitem__, len(episodes), m.formatter, layout, self.shots, self.queries,
+      s.max_row_tokens,
+    )
+    # Rows past the last episode fill the last batch up; they are not counted.
+    rows = batching.Rows(lambda i: episodes[i % len(episodes)], m.formatter, layout, packing)
+    return preference_accuracy.score_pairs(
+      m.model, params, rows, len(episodes), rows_per_batch=s.rows, mesh=m.mesh,
+      vocab_chunk=m.vocab_chunk, label=f"{self.split}: {label}",
+    )
+
+  def margins(self) -> tuple[dict[str, list[Margins]], dict[str, Any]]:
+    """The margin of each method's episodes for k = 0, 1, ...; and facts about the run.
+
+    Every margin is a log-probability ratio to a frozen reference that knows nothing of the user
+    (base alone, which is that reference, is scored by its raw margin): the reference sees the same
+    shots for FSPO, as in training, and the question alone for few-shot prompting. It never sees a
+    description.
+    """
+    ks = range(self.shots + 1)
+    layout = Layout(query_shots=tuple(ks))
+    policy = self._score(self.models.policy, self.episodes, layout, "policy")
+    reference = self._score(self.models.reference, self.episodes, layout, "reference")
+    count = len(self.episodes)
+    ref = [reference.at(k, Context.SHOTS, count) for k in ks]
+    pol = [policy.at(k, Context.SHOTS, count) for k in ks]
+    margins = {
+      "base": [ref[0]] * len(ks),
+      "fewshot_prompted": [r - ref[0] for r in ref],
+      "fspo": [p - r for p, r in zip(pol, ref, strict=True)],
+    }
+    facts = {
+      "padding_fraction": policy.padding_fraction,
+      "dropped_shots": policy.dropped_shots,
+    }
+    return margins, facts | {"reference": ref}
+
+  def described_margins(self, ref: list[Margins]) -> tuple[dict[str, list[Margins]], list[list[str]]]:
+    """The same for descriptions, written and gold, on the first `rat_episodes` episodes.
+
+    Returns:
+      The margins, and the description written for each episode after 0, 1, ... shots.
+    """
+    ks = tuple(range(self.shots + 1))
+    layout = Layout(description_shots=ks, description_queries=ks)
+    episodes = self.episodes[: self.settings.rat_episodes]
+    written = self.write_descriptions(episodes)
+    told = [dataclasses.replace(e, written=tuple(w)) for e, w in zip(episodes, written, strict=True)]
+    margins = {}
+    for method, given in (("fspo_rat", told), ("oracle", episodes)):
+      scores = self._score(self.models.policy, given, layout, method)
+      margins[method] = [
+        scores.at(k, Context.DESCRIPTION, len(episodes)) - ref[k][: len(episodes)] for k in ks
+      ]
+    return margins, written
+
+  def write_descriptions(self, episodes: Sequence[Episode]) -> list[list[str]]:
+    """A description of each user after each number of shots, sampled from the policy."""
+    s = self.settings
+    decoding = Decoding(s.description_temperature, 1.0, s.max_description_tokens)
+    personalizer = self.models.personalizer(self.models.policy)
+    contexts = [e.shots[:k] for e in episodes for k in range(self.shots + 1)]
+    flat = personalizer.describe(contexts, decoding, seed=self.seed)
+    step = self.shots + 1
+    return [[w.text for w in flat[i : i + step]] for i in range(0, len(flat), step)]
+
+  def win_rates(
+    self, world: ReviewsWorld, user_of: Callable[[int], Any], written: list[list[str]]
+  ) -> tuple[dict[float, dict[str, dict[str, Any]]], list[UserSample]]:
+    """Win rates at each temperature, and three users' responses at the first."""
+    s = self.settings
+    episodes = self.episodes[: s.win_rate_users]
+    users = [user_of(i) for i in range(len(episodes))]
+    prompts = win_rate.draw_prompts(world, episodes, s.win_rate_prompts, self.seed)
+    if len(written) < len(episodes):
+      written = written + self.write_descriptions(episodes[len(written) :])
+    players = self._players(episodes, written)
+    rates, samples = {}, []
+    for temperature in s.temperatures:
+      decoding = Decoding(temperature, s.top_p, s.max_response_tokens)
+      match = win_rate.play(world, users, prompts, players, decoding, seed=self.seed)
+      ids = self.user_ids[: len(episodes)]
+      rates[temperature] = {name: match.interval(name, ids, s.bootstrap) for name in players}
+      logging.info("%s: responses cut at the limit: %s", self.split, match.unfinished)
+      samples = samples or self._samples(match, prompts, written)
+    return rates, samples
+
+  def _players(
+    self, episodes: Sequence[Episode], written: list[list[str]]
+  ) -> dict[str, win_rate.Player]:
+    sft = self.models.personalizer(self.models.reference)
+    fspo = self.models.personalizer(self.models.policy)
+    shots = [e.shots for e in episodes]
+    nothing = [()] * len(episodes)
+    return {
+      "base": win_rate.Player(sft, nothing, None),
+      "fewshot_prompted": win_rate.Player(sft, shots, None),
+      "fspo": win_rate.Player(fspo, shots, None),
+      "fspo_rat": win_rate.Player(fspo, shots, [w[-1] for w in written[: len(episodes)]]),
+      "oracle": win_rate.Player(fspo, shots, [e.description for e in episodes]),
+    }
+
+  def _samples(self, match: win_rate.Match, prompts, written) -> list[UserSample]:
+    return [
+      UserSample(
+        user_id=self.user_ids[i],
+        description=self.episodes[i].description,
+        shots=self.episodes[i].shots,
+        prompt=prompts[i][0],
+        responses={name: answers[i][0] for name, answers in match.responses.items()},
+        rewards={name: float(values[i][0]) for name, values in match.rewards.items()},
+        written_description=written[i][-1],
+      )
+      for i in range(min(3, len(prompts)))
+    ]
+
+  def bayes_accuracy(self, world: ReviewsWorld) -> dict[str, float]:
+    """The best any method could reach on these very episodes."""
+    predictor = bayes.BayesPredictor.for_world(world)
+    shots = np.stack([bayes.preference_pairs(e.shots) for e in self.episodes])
+    queries = np.stack([bayes.preference_pairs(e.queries)[0] for e in self.episodes])
+    preferred = predictor.predict_by_k(shots, queries, range(self.shots + 1))
+    right = statistics.preference_accuracy(preferred - 0.5).mean(0)
+    return {str(k): float(x) for k, x in enumerate(right)}
+
+  def intervals(self, margins: dict[str, list[Margins]]):
+    """Accuracy and 95 % interval by bootstrap over users, of each method and k."""
+    accuracy: dict[str, dict[str, float]] = {}
+    ci: dict[str, dict[str, list[float] | None]] = {}
+    for method, by_k in margins.items():
+      accuracy[method], ci[method] = {}, {}
+      for k, values in enumerate(by_k):
+        scored = ~np.isnan(values)  # rows with dropped shots have no pair at the largest k
+        users = np.asarray(self.user_ids[: len(values)])[scored]
+        found = statistics.cluster_bootstrap(
+          statistics.preference_accuracy(values[scored]), users, resamples=self.settings.bootstrap
+        )
+        accuracy[method][str(k)] = found.mean
+        ci[method][str(k)] = found.ci
+    return accuracy, ci
+
+
+def evaluate_split(
+  evaluation: SplitEvaluation,
+  *,
+  world: ReviewsWorld | None,
+  user_of: Callable[[int], Any] | None,
+  baselines: BaselineFn | None,
+) -> SplitResult:
+  """Measures everything that can be measured on a split.
+
+  Args:
+    evaluation: the split's episodes and the models.
+    world: the simulator, where there is one: it gives the Bayes ceiling and judges win rates.
+    user_of: the world's user of each episode.
+    baselines: what rules that know nothing of the user reach.
+  """
+  margins, facts = evaluation.margins()
+  reference = facts.pop("reference")
+  written: list[list[str]] = []
+  if evaluation.described:
+    described, written = evaluation.described_margins(reference)
+    margins |= described
+  accuracy, intervals = evaluation.intervals(margins)
+  ceiling, rates, samples, descriptions = {}, {}, [], {}
+  if world is not None:
+    ceiling = evaluation.bayes_accuracy(world)
+    rates, samples = evaluation.win_rates(world, user_of, written)
+    f1 = [[world.description_f1(user_of(i), text) for text in own] for i, own in enumerate(written)]
+    descriptions = {str(k): float(x) for k, x in enumerate(np.mean(f1, axis=0))}
+  queries = [(e.user_id, query) for e in evaluation.episodes for query in e.queries]
+  rules = dict(baselines(queries)) if baselines is not None else {}
+  return SplitResult(
+    accuracy, intervals, ceiling, rates, descriptions, rules, facts, samples
+  )

@@ -1,0 +1,222 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The sampler: prefill a context once, continue it many times, with a KV cache.
+
+Shapes are static: token counts are rounded up to buckets, so that a handful of compiled programs
+serve every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+import numpy as np
+
+from fspo_jax.models import transformer
+
+_BUCKET = 64
+
+
+class Run(NamedTuple):
+  """Tokens to append to a context, all of one role or with a role each."""
+
+  tokens: tuple[int, ...]
+  roles: tuple[int, ...]
+
+  @classmethod
+  def of(cls, tokens: Sequence[int], role: int) -> Run:
+    return cls(tuple(tokens), (int(role),) * len(tokens))
+
+  def __add__(self, other: Run) -> Run:  # type: ignore[override]
+    return Run(self.tokens + other.tokens, self.roles + other.roles)
+
+
+class Context(NamedTuple):
+  """What a batch of sequences has been told so far.
+
+  Attributes:
+    cache: keys and values.
+    lengths: tokens of each sequence.
+    hidden: hidden state of each sequence's last token, which predicts the next one.
+  """
+
+  cache: transformer.Cache
+  lengths: Int[Array, " B"]
+  hidden: Float[Array, "B D"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+  """How the next token is chosen.
+
+  Attributes:
+    temperature: 0 is greedy.
+    top_p: the smallest set of tokens that holds this much probability is sampled from; 1 is all.
+    max_tokens: a response is cut there, and is then not `finished`.
+  """
+
+  temperature: float
+  top_p: float
+  max_tokens: int
+
+  def __post_init__(self):
+    if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
+      raise ValueError(f"temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1: found {self}")
+
+
+class Sampled(NamedTuple):
+  """Sampled ids without EOS, and whether EOS came before the limit."""
+
+  tokens: list[int]
+  finished: bool
+
+
+def empty(config: transformer.TransformerConfig, batch: int, capacity: int) -> Context:
+  """Contexts that have been told nothing; `capacity` tokens fit, rounded up."""
+  capacity = -(-capacity // _BUCKET) * _BUCKET
+  return Context(
+    transformer.init_cache(config, batch, capacity),
+    jnp.zeros(batch, jnp.int32),
+    jnp.zeros((batch, config.width), config.dtype),
+  )
+
+
+def fan_out(context: Context, copies: int) -> Context:
+  """Every context `copies` times, next to each other: one user's shots, many prompts."""
+  repeat = lambda x, axis: jnp.repeat(x, copies, axis=axis)  # noqa: E731
+  return Context(
+    transformer.Cache(repeat(context.cache.k, 1), repeat(context.cache.v, 1)),
+    repeat(context.lengths, 0),
+    repeat(context.hidden, 0),
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _extend(model, params, context: Context, tokens, roles, counts) -> Context:
+  # Padding is written past each sequence's end, where nothing looks before it is overwritten.
+  positions = context.lengths[:, None] + jnp.arange(tokens.shape[1])[None, :]
+  hidden, cache = model.apply({"params": params}, tokens, positions, roles, cache=context.cache)
+  last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
+  last = jnp.where((counts > 0)[:, None], last, context.hidden)
+  return Context(cache, context.lengths + counts, last)
+
+
+def extend(
+  model: transformer.Transformer, params: dict, context: Context, runs: Sequence[Run]
+) -> Context:
+  """Appends a run to each context; the given context is consumed.
+
+  Raises:
+    ValueError: a context would outgrow its cache.
+  """
+  counts = np.asarray([len(run.tokens) for run in runs], np.int32)
+  longest = int((np.asarray(context.lengths) + counts).max())
+  capacity = context.cache.k.shape[2]
+  if longest > capacity:
+    raise ValueError(f"a context of {longest} tokens does not fit a cache of {capacity}")
+  width = max(-(-int(counts.max()) // 16) * 16, 16)
+  tokens = np.zeros((len(runs), width), np.int32)
+  roles = np.zeros((len(runs), width), np.int32)
+  for row, run in enumerate(runs):
+    tokens[row, : counts[row]] = run.tokens
+    roles[row, : counts[row]] = run.roles
+  return _extend(model, params, context, tokens, roles, counts)
+
+
+def _choose(logits: Float[Array, "B V"], keys, temperature: float, top_p: float):
+  """The next token of each sequence."""
+  if temperature == 0.0:
+    return jnp.argmax(logits, axis=-1)
+  logits = logits / temperature
+  if top_p < 1.0:
+    order = jnp.argsort(-logits, axis=-1)
+    ranked = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+    # A token stays if what comes before it is short of top_p; the first always does.
+    kept_ranked = jnp.cumsum(ranked, axis=-1) - ranked < top_p
+    rows = jnp.arange(logits.shape[0])[:, None]
+    kept = jnp.zeros_like(kept_ranked).at[rows, order].set(kept_ranked)
+    logits = jnp.where(kept, logits, -jnp.inf)
+  return jax.vmap(jax.random.categorical)(keys, logits)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
+def _decode(model, params, context, keys, live, role: int, eos_id: int, decoding: Decoding):
+  config = model.config
+  head = transformer.head(params, config)
+  batch = context.lengths.shape[0]
+
+  def going(state):
+    index, _, _, done, _ = state
+    return (index < decoding.max_tokens) & ~done.all()
+
+  def step(state):
+    index, context, out, done, finished = state
+    logits = (context.hidden @ head.astype(context.hidden.dtype)).astype(jnp.float32)
+    step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+    token = _choose(logits, step_keys, decoding.temperature, decoding.top_p).astype(jnp.int32)
+    ended = ~done & (token == eos_id)
+    out = out.at[:, index].set(jnp.where(done | ended, eos_id, token))
+    counts = jnp.where(done | ended, 0, 1).astype(jnp.int32)
+    roles = jnp.full((batch, 1), role, jnp.int32)
+    context = _extend(model, params, context, token[:, None], roles, counts)
+    return index + 1, context, out, done | ended, finished | ended
+
+  out = jnp.full((batch, decoding.max_tokens), eos_id, jnp.int32)
+  state = (0, context, out, ~live, ~live)
+  _, _, out, _, finished = jax.lax.while_loop(going, step, state)
+  return out, finished
+
+
+def sample(
+  model: transformer.Transformer,
+  params: dict,
+  context: Context,
+  *,
+  role: int,
+  eos_id: int,
+  decoding: Decoding,
+  seeds: Sequence[Sequence[int]],
+) -> list[Sampled]:
+  """Continues each context until EOS; the given context is consumed.
+
+  Args:
+    model: the decoder.
+    params: its parameters.
+    context: what comes before; there must be room for `decoding.max_tokens` more.
+    role: of the sampled tokens.
+    eos_id: ends a sequence.
+    decoding: how tokens are chosen.
+    seeds: for each sequence, the integers its randomness depends on: what else is in the batch
+      changes nothing.
+
+  Returns:
+    The sampled ids of each sequence.
+
+  Raises:
+    ValueError: the cache has no room.
+  """
+  longest = int(np.asarray(context.lengths).max()) + decoding.max_tokens
+  if longest > context.cache.k.shape[2]:
+    raise ValueError(
+      f"a context of {longest} tokens, those to sample included, does not fit a cache of "
+      f"{context.cache.k.shape[2]}"
+    )
+  words = np.asarray(
+    [np.random.SeedSequence(list(seed)).generate_state(2, np.uint32) for seed in seeds]
+  )
+  keys = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+  live = jnp.ones(len(seeds), bool)
+  out, finished = jax.device_get(
+    _decode(model, params, context, keys, live, int(role), int(eos_id), decoding)
+  )
+  sampled = []
+  for row, done in zip(out.tolist(), finished.tolist(), strict=True):
+    end = row.index(eos_id) if done else len(row)
+    sampled.append(Sampled(row[:end], done))
+  return sampled

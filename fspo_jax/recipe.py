@@ -1,0 +1,332 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe: tokenizer, SFT, preference, evaluate; each stage once, in order, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from absl import logging
+import jax
+import ml_collections
+import optax
+
+from fspo_jax import checkpoints
+from fspo_jax import config as config_lib
+from fspo_jax import sharding
+from fspo_jax.datasets import alpaca_styles
+from fspo_jax.datasets import ukp
+from fspo_jax.episodes import batching
+from fspo_jax.episodes import sources
+from fspo_jax.episodes import tokenizers
+from fspo_jax.episodes.sampling import EpisodeFn
+from fspo_jax.episodes.templates import Formatter
+from fspo_jax.evaluation import evaluate
+from fspo_jax.evaluation import plots
+from fspo_jax.evaluation import report
+from fspo_jax.evaluation import results as results_lib
+from fspo_jax.models import transformer
+from fspo_jax.preferences import read_jsonl
+from fspo_jax.preferences import split
+from fspo_jax.training import loop
+from fspo_jax.training import metrics
+from fspo_jax.training import optimizer
+from fspo_jax.training import step
+from fspo_jax.workdir import Workdir
+from fspo_jax.worlds.reviews import ReviewsWorld
+
+STAGES = ("tokenizer", "sft", "preference", "evaluate")
+
+# Streams of randomness, each with its own number: none shares episodes with another.
+_SEEDS = {"corpus": 1, "sft": 2, "preference": 3, "evaluation": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A checked config: everything that can be refused before any compute has been.
+
+  Attributes:
+    config: the config.
+    source: where episodes come from.
+    baselines: what rules reach that know nothing of the user, where the data has some.
+    mesh: of devices.
+    settings: of the evaluation.
+    training: the episodes of each training stage.
+    evaluation: the episodes of each evaluation split.
+  """
+
+  config: ml_collections.ConfigDict
+  source: sources.WorldSource | sources.UserSource
+  baselines: evaluate.BaselineFn | None
+  mesh: jax.sharding.Mesh
+  settings: evaluate.Settings
+  training: dict[str, EpisodeFn]
+  evaluation: dict[str, EpisodeFn]
+
+  @property
+  def world(self) -> ReviewsWorld | None:
+    return self.source.world if isinstance(self.source, sources.WorldSource) else None
+
+  def seed(self, stream: str) -> int:
+    return self.config.seed * len(_SEEDS) * 2 + _SEEDS[stream]
+
+
+def as_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as JSON has it (tuples are lists)."""
+  return json.loads(c.to_json_best_effort())
+
+
+def _load_source(c: ml_collections.ConfigDict):
+  """The data a config asks for, and its baselines."""
+  data = c.data
+  if data.name == "reviews":
+    return sources.WorldSource(ReviewsWorld(seed=c.seed, **c.world)), None
+  if data.name not in config_lib.DATA_NAMES:
+    raise ValueError(f"data.name={data.name!r} is not one of {config_lib.DATA_NAMES}")
+  if not data.path:
+    raise ValueError(f"data.path is empty: say where the data is, --config.data.path=PATH ({data.name})")
+  if data.small_users not in ("refuse", "set_aside"):
+    raise ValueError(f"data.small_users={data.small_users!r} is not 'refuse' or 'set_aside'")
+  aside, baselines = data.small_users == "set_aside", None
+  if data.name == "jsonl":
+    splits = split(
+      read_jsonl(data.path),
+      unseen_users=data.unseen_users,
+      unseen_prompts=data.unseen_prompts,
+      seed=c.seed,
+    )
+  elif data.name == "alpaca_styles":
+    splits = alpaca_styles.load(
+      data.path,
+      users=data.users,
+      unseen_users=data.evaluation_users,
+      preferences_per_user=data.preferences_per_user,
+      seed=c.seed,
+      max_words=data.max_words,
+      unseen_instructions=data.unseen_prompts,
+    )
+  else:
+    splits = ukp.load(data.path, min_preferences=data.min_preferences, max_words=data.max_words)
+    votes = ukp.majorities(data.path)
+    baselines = lambda queries: {  # noqa: E731
+      name: found.accuracy for name, found in ukp.baselines(queries, votes).items()
+    }
+  return sources.UserSource(data.name, splits, aside), baselines
+
+
+def _check_stage(name: str, stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+  """Refuses what a stage cannot do, and why."""
+  layout, rows = config_lib.layout(stage), config_lib.loop(stage)
+  config_lib.objective(stage)
+  optimizer.make_optimizer(config_lib.optimizer(stage), stage.steps)
+  asked = (*layout.query_shots, *layout.description_shots)
+  if asked and max(asked) > stage.shots:
+    raise ValueError(
+      f"{name}.layout scores something after {max(asked)} shots, but an episode has "
+      f"{name}.shots={stage.shots}"
+    )
+  if min(asked, default=0) < 0 or stage.shots < 0 or stage.queries < 1:
+    raise ValueError(f"{name}: numbers of shots are 0 or more, and {name}.queries 1 or more")
+  shards = sharding.batch_shards(mesh) * rows.accumulate
+  if rows.rows_per_step % shards:
+    raise ValueError(
+      f"{name}.rows_per_step={rows.rows_per_step} cannot be split over mesh.data x mesh.fsdp = "
+      f"{sharding.batch_shards(mesh)} devices and {name}.accumulate={rows.accumulate} parts"
+    )
+  objective = config_lib.objective(stage)
+  if objective.needs_reference and not (layout.rejected and config_lib.packing(stage).pairs):
+    raise ValueError(f"{name}.loss.preference_weight > 0, but {name}.layout scores no pairs")
+  if not layout.max_segments(stage.shots, stage.queries):
+    raise ValueError(f"{name}.layout scores nothing")
+
+
+def make_plan(c: ml_collections.ConfigDict) -> Plan:
+  """Checks a config, reads its data, and says what will be done.
+
+  Raises:
+    ValueError: an impossible combination, naming the keys.
+    FileNotFoundError: the data is not where the config says.
+  """
+  config_lib.template(c)
+  config_lib.transformer(c, c.tokenizer.vocab_size)
+  mesh = sharding.make_mesh(**c.mesh)
+  for name in ("sft", "preference"):
+    _check_stage(name, c[name], mesh)
+  settings = evaluate.Settings(
+    **{f.name: c.evaluation[f.name] for f in dataclasses.fields(evaluate.Settings)}
+  )
+  source, baselines = _load_source(c)
+  plan = Plan(c, source, baselines, mesh, settings, {}, {})
+  for name in ("sft", "preference"):
+    plan.training[name] = source.training(
+      c[name].shots,
+      c[name].queries,
+      plan.seed(name),
+      None if c[name].flip_shots < 0 else c[name].flip_shots,
+      config_lib.curriculum(c[name]),
+      c[name].steps * c[name].rows_per_step * c[name].row_episodes,
+    )
+  for name in source.evaluation_splits:
+    plan.evaluation[name] = source.evaluation(
+      name, c.evaluation.shots, c.evaluation.queries, plan.seed("evaluation")
+    )
+  return plan
+
+
+class Recipe:
+  """Runs the stages of a plan in a directory."""
+
+  def __init__(self, plan: Plan, workdir: Workdir):
+    self.plan, self.workdir, self.config = plan, workdir, plan.config
+
+  def run(self) -> None:
+    """Runs every stage that is not finished."""
+    for name, stage in zip(
+      STAGES, (self.tokenizer, self.sft, self.preference, self.evaluate), strict=True
+    ):
+      if self.workdir.finished(name):
+        logging.info("stage %s: already finished", name)
+        continue
+      logging.info("stage %s: starting", name)
+      with self.workdir.running(name):
+        stage()
+      logging.info("stage %s: finished in %.0f s", name, self.workdir.seconds()[name])
+
+  def tokenizer(self) -> None:
+    keys = self.config.tokenizer
+    trained = tokenizers.train(
+      self.plan.source.corpus(self.plan.seed("corpus"), keys.corpus_lines),
+      vocab_size=keys.vocab_size,
+      model_type=keys.model_type,
+      split_by_whitespace=keys.split_by_whitespace,
+    )
+    self.workdir.write("tokenizer.model", trained.model)
+
+  def sft(self) -> None:
+    model, formatter = self._model()
+    initial = step.init_params(model, self.plan.mesh, self.config.seed)
+    count = sum(x.size for x in jax.tree.leaves(initial))
+    logging.info("model: %s parameters, %d token ids", f"{count:,}", formatter.tokenizer.vocab_size)
+    loop.train(self._stage("sft", model, formatter), initial, None)
+
+  def preference(self) -> None:
+    model, formatter = self._model()
+    reference = self._params("sft", model)
+    loop.train(self._stage("preference", model, formatter), reference, reference)
+
+  def evaluate(self) -> None:
+    model, formatter = self._model()
+    plan = self.plan
+    models = evaluate.Models(
+      model,
+      self._params("sft", model),
+      self._params("preference", model),
+      formatter,
+      plan.mesh,
+      self.config.vocab_chunk,
+    )
+    found = {}
+    for name, episodes in plan.evaluation.items():
+      logging.info("evaluating on %s users", name)
+      evaluation = evaluate.SplitEvaluation(
+        name,
+        episodes,
+        models,
+        plan.settings,
+        shots=self.config.evaluation.shots,
+        queries=self.config.evaluation.queries,
+        seed=plan.seed("evaluation"),
+      )
+      world = plan.world
+      found[name] = evaluate.evaluate_split(
+        evaluation,
+        world=world,
+        user_of=episodes.user if world is not None else None,
+        baselines=plan.baselines,
+      )
+    self._report(found)
+
+  def _model(self) -> tuple[transformer.Transformer, Formatter]:
+    tokenizer = tokenizers.load(self.workdir.path / "tokenizer.model")
+    model = transformer.Transformer(config_lib.transformer(self.config, tokenizer.vocab_size))
+    return model, Formatter(tokenizer, config_lib.template(self.config))
+
+  def _params(self, stage: str, model: transformer.Transformer) -> dict:
+    with checkpoints.Checkpoints(self.workdir.path / "checkpoints" / stage) as saved:
+      return saved.restore_params(step.abstract_params(model, self.plan.mesh))
+
+  def _stage(self, name: str, model: transformer.Transformer, formatter: Formatter) -> loop.Stage:
+    keys = self.config[name]
+    return loop.Stage(
+      name=name,
+      directory=self.workdir.path,
+      model=model,
+      objective=config_lib.objective(keys),
+      optimizer=self._optimizer(keys),
+      rows=batching.Rows(
+        self.plan.training[name], formatter, config_lib.layout(keys), config_lib.packing(keys)
+      ),
+      loop=config_lib.loop(keys),
+      mesh=self.plan.mesh,
+      vocab_chunk=self.config.vocab_chunk,
+      config=as_json(self.config),
+      tokenizer=formatter.tokenizer.model,
+    )
+
+  def _optimizer(self, keys: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    return optimizer.make_optimizer(config_lib.optimizer(keys), keys.steps)
+
+  def _report(self, found: dict[str, evaluate.SplitResult]) -> None:
+    """Writes results.json and report/."""
+    temperatures = self.plan.settings.temperatures
+    by_method = lambda get: {  # noqa: E731
+      method: {split: get(r)[method] for split, r in found.items()}
+      for method in next(iter(found.values())).accuracy
+    }
+    results = {
+      "preference_accuracy": by_method(lambda r: r.accuracy),
+      "preference_accuracy_ci95": by_method(lambda r: r.intervals),
+      "bayes_accuracy": {split: r.bayes for split, r in found.items() if r.bayes},
+      "win_rate": {},
+      "wall_seconds": self.workdir.seconds(),
+      "environment": results_lib.environment(seed=self.config.seed)
+      | {"devices": [d.device_kind for d in self.plan.mesh.devices.flat]},
+      "padding": {
+        **{name: self._mean_metric(name, "data/padding_fraction") for name in ("sft", "preference")},
+        **{f"evaluation, {split}": r.facts["padding_fraction"] for split, r in found.items()},
+      },
+      "dropped_shots": {split: r.facts["dropped_shots"] for split, r in found.items()},
+    }
+    if self.plan.world is not None:
+      for i, t in enumerate(temperatures):
+        key = "win_rate" if i == 0 else f"win_rate_temperature_{t:g}"
+        results[key] = by_method(lambda r, t=t: r.win_rates[t])
+      results["description_f1"] = {split: r.descriptions for split, r in found.items()}
+    baselines = {split: r.baselines for split, r in found.items() if r.baselines}
+    if baselines:
+      names = next(iter(baselines.values()))
+      results["baselines"] = {
+        name: {split: rules[name] for split, rules in baselines.items()} for name in names
+      }
+    results_lib.write(self.workdir.path / "results.json", results)
+    directory = self.workdir.path / "report"
+    directory.mkdir(exist_ok=True)
+    plots.training_curves(
+      metrics.read_jsonl(self.workdir.path / "metrics" / "preference.jsonl"),
+      directory / "training.png",
+      names=("preference/loss", "rewards/accuracies", "rewards/margins", "nll/chosen"),
+    )
+    report.write_report(
+      directory,
+      results,
+      next(iter(found.values())).samples,
+      title=f"FSPO on {self.config.data.name}",
+      data_facts=self.plan.source.facts(),
+      figures={"The preference stage": "training.png"},
+    )
+
+  def _mean_metric(self, stage: str, name: str) -> float:
+    rows = metrics.read_jsonl(self.workdir.path / "metrics" / f"{stage}.jsonl")
+    return sum(row[name] for row in rows) / len(rows)

@@ -1,0 +1,127 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A run: its directory, its config, and which of its stages are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+
+class WorkdirError(RuntimeError):
+  """The run's directory cannot be used; nothing in it was changed."""
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  out: dict[str, Any] = {}
+  for key, value in tree.items():
+    name = f"{prefix}{key}"
+    out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+  return out
+
+
+def _write_atomic(path: pathlib.Path, data: bytes) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_bytes(data)
+  os.replace(temporary, path)
+
+
+class Workdir:
+  """The directory of one run.
+
+  `config.json` says whose it is; `stages/<name>.json` that a stage is finished, and how long it
+  took. A run that finds its own config goes on where it was; any other is refused.
+  """
+
+  def __init__(self, path: str | pathlib.Path, config: dict[str, Any]):
+    """Opens or makes the directory.
+
+    Args:
+      path: of the directory.
+      config: the run's config, as JSON has it.
+
+    Raises:
+      WorkdirError: it cannot be written to, is not a run's, or is another config's.
+    """
+    self.path = pathlib.Path(path).absolute()
+    self._since: dict[str, float] = {}  # running stage -> monotonic time it would have started at
+    self._check_whose(config)
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryFile(dir=self.path):
+        pass
+    except OSError as error:
+      raise WorkdirError(f"--workdir={self.path}: cannot be written to: {error.strerror}") from error
+    _write_atomic(self.path / "config.json", json.dumps(config, indent=2).encode())
+
+  def _check_whose(self, config: dict[str, Any]) -> None:
+    file = self.path / "config.json"
+    try:
+      if not file.exists():
+        if self.path.is_dir() and any(self.path.iterdir()):
+          raise WorkdirError(
+            f"--workdir={self.path}: is not empty, and not a run of fspo_jax (it has no "
+            "config.json); give a new directory"
+          )
+        return
+      known = _flat(json.loads(file.read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+      raise WorkdirError(f"{file}: cannot be read: {error}") from error
+    ours = _flat(config)
+    different = sorted(k for k in known.keys() | ours.keys() if known.get(k) != ours.get(k))
+    if different:
+      shown = "; ".join(
+        f"{k}: {known.get(k, 'absent')!r} there, {ours.get(k, 'absent')!r} here"
+        for k in different[:5]
+      )
+      more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
+      raise WorkdirError(
+        f"--workdir={self.path}: was made by another config ({shown}{more}); give a new directory, "
+        "or the same config to resume. Nothing was changed."
+      )
+
+  def finished(self, stage: str) -> bool:
+    """Whether a stage was run to its end."""
+    return self._marker(stage).exists()
+
+  def _marker(self, stage: str) -> pathlib.Path:
+    return self.path / "stages" / f"{stage}.json"
+
+  @contextlib.contextmanager
+  def running(self, stage: str) -> Iterator[None]:
+    """Marks a stage as finished, with its seconds, if what it wraps does not raise.
+
+    A stage that was stopped and resumed counts the seconds of all its finished and caught parts;
+    only those of a part that was killed outright are not known.
+    """
+    partial = self.path / "stages" / f"{stage}.partial.json"
+    before = json.loads(partial.read_text())["seconds"] if partial.exists() else 0.0
+    self._since[stage] = time.monotonic() - before
+    try:
+      yield
+    except BaseException:
+      _write_atomic(partial, json.dumps({"seconds": self.seconds()[stage]}).encode())
+      raise
+    _write_atomic(self._marker(stage), json.dumps({"seconds": self.seconds()[stage]}).encode())
+    del self._since[stage]
+    partial.unlink(missing_ok=True)
+
+  def seconds(self) -> dict[str, float]:
+    """Seconds of every finished stage, and of the running one so far."""
+    files = sorted(self.path.glob("stages/*.json"))
+    finished = {
+      f.stem: json.loads(f.read_text())["seconds"] for f in files if ".partial" not in f.name
+    }
+    now = time.monotonic()
+    return finished | {stage: round(now - since, 3) for stage, since in self._since.items()}
+
+  def write(self, name: str, data: bytes) -> None:
+    """Writes a file of the run, whole or not at all."""
+    _write_atomic(self.path / name, data)

@@ -1,0 +1,184 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of scoring; above all that a tree scores what its root-to-leaf sequences do."""
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fspo_jax.episodes import batching
+from fspo_jax.episodes import templates
+from fspo_jax.episodes import trees
+from fspo_jax.episodes.sampling import Episode
+from fspo_jax.episodes.templates import Layout
+from fspo_jax.models import scoring
+from fspo_jax.preferences import Preference
+from tests import tiny
+
+VOCAB = 23
+# float32: a token's log-probability of size 10 has steps of 1e-6, and it takes a few of them.
+PER_TOKEN = 1e-5
+
+_scores = jax.jit(scoring.segment_scores, static_argnums=0, static_argnames="chunk")
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, VOCAB, 64])
+def test_any_chunk_of_the_vocabulary_gives_log_softmax_and_its_gradient(chunk):
+  rng = np.random.default_rng(0)
+  hidden = rng.standard_normal((2, 5, 6)).astype(np.float32)
+  head = 2 * rng.standard_normal((6, VOCAB)).astype(np.float32)
+  targets = rng.integers(0, VOCAB, (2, 5))
+  targets[0, :2] = [0, VOCAB - 1]
+  weights = rng.standard_normal((2, 5)).astype(np.float32)
+
+  @jax.jit
+  def chunked(hidden, head):
+    return jax.vjp(
+      lambda h, w: scoring.token_logprobs(h, w, jnp.asarray(targets), chunk=chunk), hidden, head
+    )[0], jax.grad(
+      lambda h, w: (scoring.token_logprobs(h, w, jnp.asarray(targets), chunk=chunk) * weights).sum(),
+      (0, 1),
+    )(hidden, head)
+
+  values, (hidden_gradient, head_gradient) = chunked(hidden, head)
+  logits = hidden.astype(np.float64) @ head.astype(np.float64)
+  logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  chosen = np.eye(VOCAB)[targets]
+  np.testing.assert_allclose(values, (logprobs * chosen).sum(-1), atol=PER_TOKEN)
+  # d log softmax(z)[t] / dz = onehot(t) - softmax(z).
+  by_logit = weights[..., None] * (chosen - np.exp(logprobs))
+  np.testing.assert_allclose(hidden_gradient, by_logit @ head.T, atol=1e-5)
+  expected = np.einsum("bsd,bsv->dv", hidden.astype(np.float64), by_logit)
+  np.testing.assert_allclose(head_gradient, expected, atol=1e-5)
+
+
+def test_extreme_logits_neither_overflow_nor_vanish():
+  head = jnp.asarray([[1e4, -1e4, 0.0, 1e4]])
+  found = scoring.token_logprobs(jnp.ones((4, 1)), head, jnp.arange(4), chunk=3)
+  np.testing.assert_allclose(found, np.asarray([0, -2e4, -1e4, 0]) - np.log(2), rtol=1e-6)
+  gradient = jax.grad(lambda w: scoring.token_logprobs(jnp.ones((1, 1)), w, jnp.ones(1, int), chunk=3)[0])
+  np.testing.assert_allclose(gradient(head), [[-0.5, 1.0, 0.0, -0.5]], atol=1e-6)
+
+
+def _check_against_sequences(decoder, params, built, scores, rows, length):
+  """Every segment of row 0 of `scores` against the plain forward pass of its own sequence."""
+  forest = trees.concatenate([t.tree for t in built], [len(t.segments) for t in built])
+  count = sum(len(t.segments) for t in built)
+  if count:
+    each = tiny.segments_by_sequence(decoder, params, forest, rows=rows, length=length)
+    for segment, logprobs in enumerate(each):
+      assert scores.length[0, segment] == len(logprobs)
+      found = float(scores.logprob[0, segment])
+      assert found == pytest.approx(float(logprobs.sum()), abs=PER_TOKEN * len(logprobs))
+  assert not np.any(scores.logprob[0, count:]) and not np.any(scores.length[0, count:])
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(st.lists(tiny.nodes(), min_size=1, max_size=3))
+def test_a_tree_scores_what_its_sequences_do(roots):
+  decoder = tiny.model()
+  built = [tiny.episode_tree(root) for root in roots]
+  row = batching.pack(built, batching.Packing(3, 84, 80, 24, 1))
+  params = tiny.params(decoder)
+  scores = _scores(decoder, params, batching.stack([row]), chunk=24)
+  _check_against_sequences(decoder, params, built, scores, rows=24, length=30)
+
+
+_WORDS = st.lists(st.sampled_from(["good", "a film", "No!", "ünï", "plot.", "7"]), max_size=2)
+
+
+@st.composite
+def _episodes(draw):
+  """Episodes of any number of shots and queries, with any texts; even empty ones."""
+  shots, queries = draw(st.integers(0, 2)), draw(st.integers(1, 2))
+  text = lambda: " ".join(draw(_WORDS))  # noqa: E731
+  made = [Preference(f"{i} {text()}", text(), text()) for i in range(shots + queries)]
+  return Episode("u", tuple(made[:shots]), tuple(made[shots:]), text())
+
+
+@st.composite
+def _layouts(draw):
+  ks = lambda source: tuple(sorted(draw(st.sets(source, max_size=2))))  # noqa: E731
+  described = ks(st.integers(0, 2))
+  queried = ks(st.sampled_from(described)) if described else ()
+  return Layout(draw(st.booleans()), draw(st.booleans()), ks(st.integers(0, 2)), described, queried)
+
+
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(st.lists(_episodes(), min_size=1, max_size=2), _layouts())
+def test_any_layout_of_any_episode_scores_what_its_sequences_do(episodes, layout):
+  decoder = tiny.model(vocab_size=tiny.tokenizer().vocab_size, attention_block=128)
+  params = tiny.params(decoder)
+  packing = batching.Packing(2, 384, 320, 48, 24)
+  built, _ = batching.fit(episodes, tiny.formatter(), layout, packing)
+  row = batching.pack(built, packing)
+  scores = _scores(decoder, params, batching.stack([row]), chunk=512)
+  _check_against_sequences(decoder, params, built, scores, rows=48, length=128)
+
+
+def test_one_pass_gives_the_preference_term_for_every_number_of_shots():
+  # The same query after k = 0, 1, 2 shots, against episodes that have only those shots.
+  decoder = tiny.model(vocab_size=tiny.tokenizer().vocab_size, attention_block=128)
+  params = tiny.params(decoder)
+  source = tiny.rows(Layout(query_shots=(0, 1, 2)))
+  episode = source.episode(5)
+  score = lambda row: _scores(decoder, params, batching.stack([row]), chunk=512)  # noqa: E731
+  built = templates.build(episode, source.formatter, source.layout)
+  row = batching.pack([built], source.packing)
+  whole = score(row)
+  margins = set()
+  for pair in built.pairs:
+    fewer = Episode("u", episode.shots[: pair.shots], episode.queries)
+    alone = templates.build(fewer, source.formatter, Layout(query_shots=(pair.shots,)))
+    scores = score(batching.pack([alone], source.packing))
+    for of_whole, of_alone in ((pair.chosen, 0), (pair.rejected, 1)):
+      length = float(scores.length[0, of_alone])
+      assert float(whole.length[0, of_whole]) == length
+      found = pytest.approx(float(scores.logprob[0, of_alone]), abs=PER_TOKEN * length)
+      assert float(whole.logprob[0, of_whole]) == found
+    margins.add(round(float(whole.logprob[0, pair.chosen] - whole.logprob[0, pair.rejected]), 3))
+  assert sorted(p.shots for p in built.pairs) == [0, 1, 2]
+  assert len(margins) == 3  # what comes before matters
+
+
+def test_padding_leaks_into_nothing():
+  decoder = tiny.model()
+  row = tiny.small_row()
+  scored = int((row.segment < 9).sum())
+  assert scored < len(row.segment)
+  dirty = row._replace(
+    tokens=np.where(row.positions + row.roles == 0, 63, row.tokens),
+    source=np.where(row.segment == 9, 5, row.source),
+    target=np.where(row.segment == 9, 17, row.target),
+  )
+  dirty.tokens[0] = row.tokens[0]
+  assert (dirty.tokens != row.tokens).sum() >= 8
+
+  def total(params, batch):
+    scores = scoring.segment_scores(decoder, params, batch, chunk=24)
+    return scores.logprob.sum(), scores
+
+  both = jax.jit(jax.grad(total, has_aux=True))
+  (gradient, clean), (other_gradient, other) = (
+    both(tiny.params(decoder), batching.stack([r])) for r in (row, dirty)
+  )
+  np.testing.assert_array_equal(other.length, clean.length)
+  np.testing.assert_allclose(other.logprob, clean.logprob, rtol=1e-6)
+  assert float(clean.length.sum()) == scored
+  theirs = tiny.flat(other_gradient)
+  for name, values in tiny.flat(gradient).items():
+    np.testing.assert_allclose(theirs[name], values, atol=1e-6 * np.abs(values).max(), err_msg=name)
+
+
+def test_segments_are_added_up_by_hand():
+  batch = tiny.small_row()._replace(
+    segment=np.asarray([1, 1, 0, 3, 2]), segment_kind=np.asarray([1, 1, 0])
+  )
+  one = batching.stack([batch])
+  scores = scoring.sum_segments(jnp.asarray([[-1.0, -2.0, -4.0, -8.0, -16.0]]), one)
+  # Segment 3 is one past the last: padding.
+  np.testing.assert_array_equal(scores.logprob, [[-4.0, -3.0, -16.0]])
+  np.testing.assert_array_equal(scores.length, [[1.0, 2.0, 1.0]])

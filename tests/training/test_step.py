@@ -1,0 +1,332 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the training step, on one device and (`main`, in a process of its own) on eight."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fspo_jax import sharding
+from fspo_jax.episodes import batching
+from fspo_jax.episodes.templates import Context
+from fspo_jax.episodes.templates import Kind
+from fspo_jax.episodes.templates import Layout
+from fspo_jax.models import scoring
+from fspo_jax.training import optimizer as optimizer_lib
+from fspo_jax.training import step as step_lib
+from tests import tiny
+
+ROWS, STEPS = 8, 3
+MESHES = ((1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2))
+OPTIMIZER = optimizer_lib.OptimizerConfig(
+  name="muon",
+  learning_rate=4e-3,
+  adam_learning_rate=1.5e-3,
+  warmup_steps=0,
+  decay_fraction=0.4,
+  clip_norm=1.0,
+  weight_decay=0.0,
+  b2=0.98,
+)
+
+
+def _model():
+  return tiny.model(vocab_size=tiny.tokenizer().vocab_size, attention_block=512)
+
+
+def _batch(rows=ROWS, step=0):
+  return tiny.batch(tiny.rows(), rows, first=step * rows)
+
+
+def _recording(rule):
+  """The update rule, with the gradient of the last step kept in its state."""
+
+  def init(params):
+    return {"gradient": jax.tree.map(jnp.zeros_like, params), "rule": rule.init(params)}
+
+  def update(gradient, state, params):
+    updates, inner = rule.update(gradient, state["rule"], params)
+    return updates, {"gradient": gradient, "rule": inner}
+
+  return optax.GradientTransformation(init, update)
+
+
+def _numpy(tree):
+  return {name: np.asarray(leaf) for name, leaf in tiny.flat(tree).items()}
+
+
+def _close(found, expected, rtol):
+  """Every array within `rtol` of its own largest entry."""
+  assert found.keys() == expected.keys()
+  for name, values in expected.items():
+    limit = rtol * np.abs(values).max()
+    np.testing.assert_allclose(found[name], values, rtol=0, atol=limit, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def scored():
+  """A batch with the scores of two policies that disagree."""
+  model, batch = _model(), _batch(3)
+  score = jax.jit(lambda p: scoring.segment_scores(model, p, batch, chunk=512))
+  return batch, score(tiny.params(model)), score(tiny.params(model, seed=1))
+
+
+@pytest.mark.parametrize("name, expected", [("ipo", 25.0), ("dpo", math.log(2))])
+def test_at_the_reference_the_margin_is_0_and_the_loss_its_formulas(scored, name, expected):
+  batch, policy, _ = scored
+  objective = dataclasses.replace(tiny.OBJECTIVE, name=name)
+  counts = step_lib.token_counts(batch)
+  _, metrics = step_lib.objective_value(objective, policy, policy, batch, counts)
+  assert float(metrics["rewards/margins"]) == 0.0
+  assert float(metrics["preference/loss"]) == pytest.approx(expected, rel=1e-6)
+  assert float(metrics["rewards/accuracies"]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("name", ["ipo", "dpo"])
+def test_the_objective_pair_by_pair_and_token_by_token(scored, name, normalize):
+  batch, policy, reference = scored
+  objective = dataclasses.replace(
+    tiny.OBJECTIVE,
+    name=name,
+    length_normalize=normalize,
+    preference_weight=0.3,
+    chosen_weight=0.5,
+    description_weight=2.0,
+  )
+  counts = step_lib.token_counts(batch)
+  loss, metrics = step_lib.objective_value(objective, policy, reference, batch, counts)
+  log_pi, log_ref, length = (
+    np.asarray(x, np.float64) for x in (policy.logprob, reference.logprob, policy.length)
+  )
+  margins, described = [], []
+  for row, weights in enumerate(batch.pair_weight):
+    for p in np.flatnonzero(weights):
+      h = 0.0
+      for sign, segment in ((1, batch.pair_chosen[row, p]), (-1, batch.pair_rejected[row, p])):
+        ratio = log_pi[row, segment] - log_ref[row, segment]
+        h += sign * ratio / (length[row, segment] if normalize else 1)
+      margins.append(h)
+      described.append(batch.pair_context[row, p] == Context.DESCRIPTION)
+  margins, described = np.asarray(margins), np.asarray(described)
+  assert 0 < described.sum() < len(described)
+  each = (margins - 5) ** 2 if name == "ipo" else np.log1p(np.exp(-0.1 * margins))
+  nll = {}
+  for kind in (Kind.CHOSEN, Kind.DESCRIPTION):
+    these = batch.segment_kind == kind
+    nll[kind] = -log_pi[these].sum() / length[these].sum()
+  expected = 0.3 * each.mean() + 0.5 * nll[Kind.CHOSEN] + 2.0 * nll[Kind.DESCRIPTION]
+  found = {key: float(value) for key, value in metrics.items()}
+  assert float(loss) == found["loss"] == pytest.approx(expected, rel=1e-5)
+  assert found["preference/loss"] == pytest.approx(each.mean(), rel=1e-5)
+  assert found["nll/chosen"] == pytest.approx(nll[Kind.CHOSEN], rel=1e-5)
+  assert found["nll/description"] == pytest.approx(nll[Kind.DESCRIPTION], rel=1e-5)
+  assert found["rewards/margins"] == pytest.approx(0.1 * margins.mean(), rel=1e-4)
+  assert found["rewards/accuracies"] == pytest.approx((margins > 0).mean())
+  assert found["rewards/accuracies_described"] == pytest.approx((margins > 0)[described].mean())
+
+
+def test_the_objectives_of_parts_add_up(scored):
+  batch, policy, reference = scored
+  counts = step_lib.token_counts(batch)
+  _, whole = step_lib.objective_value(tiny.OBJECTIVE, policy, reference, batch, counts)
+  total = dict.fromkeys(whole, 0.0)
+  for row in range(3):
+    cut = lambda tree, row=row: jax.tree.map(lambda x: x[row : row + 1], tree)  # noqa: E731
+    _, part = step_lib.objective_value(
+      tiny.OBJECTIVE, cut(policy), cut(reference), cut(batch), counts
+    )
+    total = {name: total[name] + float(value) for name, value in part.items()}
+  assert total == pytest.approx({name: float(value) for name, value in whole.items()}, rel=1e-5)
+
+
+def _run(mesh, rule, accumulate, batches):
+  """Trains from fresh parameters; (initial params, final state, metrics of every step)."""
+  model = _model()
+  rule = _recording(rule)
+  reference = step_lib.init_params(model, mesh, seed=0)
+  state = step_lib.init_state(jax.tree.map(jnp.copy, reference), rule, mesh)
+  step = step_lib.make_step(
+    model, tiny.OBJECTIVE, rule, mesh, vocab_chunk=512, accumulate=accumulate
+  )
+  history = []
+  for batch in batches:
+    state, metrics = step(state, reference, sharding.to_global(mesh, batch))
+    history.append({name: float(value) for name, value in metrics.items()})
+  return reference, state, history
+
+
+def test_accumulated_gradients_are_the_whole_batchs():
+  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  reference, whole, (metrics,) = _run(mesh, optax.sgd(1e-3), 1, [_batch(4)])
+  _, parts, (part_metrics,) = _run(mesh, optax.sgd(1e-3), 4, [_batch(4)])
+  assert int(whole.step) == int(parts.step) == 1
+  # Sums in another order: a few steps of float32.
+  assert part_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+  gradient, other = (_numpy(state.opt_state["gradient"]) for state in (whole, parts))
+  _close(other, gradient, rtol=1e-5)
+  norm = math.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradient.values()))
+  assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+  # At step 0 the policy is its own reference; then it has moved, and the reference has not.
+  assert metrics["preference/loss"] == pytest.approx(25.0, rel=1e-6)
+  assert metrics["rewards/margins"] == 0.0
+  moved = {n: np.abs(v - _numpy(reference)[n]).max() for n, v in _numpy(whole.params).items()}
+  assert max(moved.values()) > 1e-4
+  assert metrics["update_norm"] > 0
+
+
+def test_without_a_preference_term_no_reference_is_needed():
+  objective = dataclasses.replace(tiny.OBJECTIVE, preference_weight=0.0)
+  assert tiny.OBJECTIVE.needs_reference and not objective.needs_reference
+  model = tiny.model()
+  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  batch = batching.stack([tiny.small_row()])
+  state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-4), mesh)
+  step = step_lib.make_step(
+    model, objective, optax.sgd(1e-4), mesh, vocab_chunk=64, accumulate=1
+  )
+  history = []
+  for _ in range(3):
+    state, metrics = step(state, None, batch)
+    history.append(float(metrics["nll/chosen"]))
+  assert set(metrics) == {"loss", "nll/chosen", "nll/description", "grad_norm", "update_norm"}
+  assert history[0] > history[1] > history[2]  # small steps of gradient descent go down
+  assert int(state.step) == 3
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    (dict(beta=0.0), r"loss\.beta=0\.0 must be positive"),
+    (dict(name="orpo"), r"loss\.name='orpo'"),
+    (dict(label_smoothing=0.1), r"loss\.label_smoothing"),
+  ],
+)
+def test_impossible_objectives_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(tiny.OBJECTIVE, **changes)
+
+
+def test_abstract_parameters_are_what_is_made():
+  model = tiny.model(tied=False)
+  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  made = tiny.flat(step_lib.init_params(model, mesh, seed=0))
+  abstract = tiny.flat(step_lib.abstract_params(model, mesh))
+  describe = lambda leaves: {  # noqa: E731
+    n: (x.shape, x.dtype, x.sharding) for n, x in leaves.items()
+  }
+  assert describe(abstract) == describe(made)
+
+
+# Eight devices.
+
+
+def main(directory):
+  """Trains on every mesh; what came out goes into `directory`, for the tests to look at."""
+  directory = pathlib.Path(directory)
+  batches = [_batch(step=s) for s in range(STEPS)]
+  for shape in MESHES:
+    mesh = sharding.make_mesh(*shape, devices=jax.devices()[: math.prod(shape)])
+    rule = optimizer_lib.make_optimizer(OPTIMIZER, STEPS)
+    reference, state, history = _run(mesh, rule, 1, batches)
+    name = "x".join(map(str, shape))
+    groups = {
+      "initial": reference,
+      "params": state.params,
+      "gradient": state.opt_state["gradient"],
+    }
+    for group, tree in groups.items():
+      np.savez(directory / f"{name}.{group}.npz", **_numpy(tree))
+    places = {
+      group: {
+        n: [x.shape, x.sharding.shard_shape(x.shape), len(x.sharding.device_set)]
+        for n, x in tiny.flat(tree).items()
+      }
+      for group, tree in (("params", state.params), ("opt_state", state.opt_state))
+    }
+    text = json.dumps({"history": history, "places": places, "devices": len(jax.devices())})
+    (directory / f"{name}.json").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("eight")
+  # Partitioning is under test here, and not XLA's optimizations, which take half of the time.
+  tiny.run("training.test_step", directory, devices=8, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+
+  def read(shape):
+    name = "x".join(map(str, shape))
+    arrays = {
+      group: dict(np.load(directory / f"{name}.{group}.npz"))
+      for group in ("initial", "params", "gradient")
+    }
+    return arrays, json.loads((directory / f"{name}.json").read_text())
+
+  return {shape: read(shape) for shape in MESHES}
+
+
+@pytest.mark.parametrize("shape", MESHES[1:])
+def test_a_mesh_of_eight_devices_trains_as_one_device_does(eight_devices, shape):
+  one, one_facts = eight_devices[MESHES[0]]
+  eight, facts = eight_devices[shape]
+  assert facts["devices"] == 8
+  for name, values in one["initial"].items():
+    np.testing.assert_array_equal(eight["initial"][name], values, err_msg=name)
+  # Devices add up in another order than one alone does. After three steps that was found to be
+  # 8e-6 of an array's largest entry, some 60 steps of float32; a wrong sum is off by 1e-1.
+  for ours, theirs in zip(facts["history"], one_facts["history"], strict=True):
+    assert ours == pytest.approx(theirs, rel=5e-5, abs=1e-5)
+  _close(eight["gradient"], one["gradient"], rtol=5e-5)
+  _close(eight["params"], one["params"], rtol=5e-5)
+
+
+# Which dimension of each parameter is split over `fsdp` and which over `tensor`.
+SPLIT = {
+  "embedding": (1, 0),
+  "role_embedding": (1, None),
+  "q": (1, 2),
+  "k": (1, 2),
+  "v": (1, 2),
+  "o": (2, 1),
+  "gate": (1, 2),
+  "up": (1, 2),
+  "down": (2, 1),
+  "scale": (None, None),
+}
+
+
+@pytest.mark.parametrize("shape", MESHES[1:])
+def test_parameters_and_optimizer_state_are_really_split(eight_devices, shape):
+  _, facts = eight_devices[shape]
+  params = facts["places"]["params"]
+  assert len(params) == 12
+  for name, (whole, shard, devices) in params.items():
+    (kind,) = [k for k in SPLIT if f"['{k}']" in name]
+    expected = list(whole)
+    for dimension, parts in zip(SPLIT[kind], shape[1:], strict=True):
+      if dimension is not None:
+        expected[dimension] //= parts
+    assert (shard, devices) == (expected, 8), name
+  moments = 0
+  for name, (whole, shard, devices) in facts["places"]["opt_state"].items():
+    owner = [p for p in params if name.endswith(p)]
+    if owner:
+      moments += 1
+      assert (whole, shard) == tuple(params[owner[0]][:2]), name
+    else:
+      assert math.prod(whole) <= 3 and shard == whole, name  # counters
+    assert devices == 8
+  # The gradient kept for this test; Muon's moment of 7 matrices; Adam's two of 5 others.
+  assert moments == 12 + 7 + 2 * 5
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
