@@ -1,12 +1,12 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Real instructions, real answers: users who like concise answers, and users who like verbose ones.
+r"""Real instructions, real answers: users who like concise answers and users who like verbose ones.
 
 The answers of two large models to the AlpacaEval instructions, each model steered to be concise and
 to be verbose. Users are simulated, so the truth is known; users and instructions of the evaluation
 are never trained on. `data.path` is a folder with the four files; the error says where to get them.
 
-python -m fspo_jax.main --config=experiments/alpaca_styles.py --workdir=runs/alpaca_styles \\
+python -m fspo_jax.main --config=experiments/alpaca_styles.py --workdir=runs/alpaca_styles \
   --config.data.path=DIR
 """
 

@@ -28,7 +28,7 @@ class Checkpoints:
   the config, the tokenizer and the step, which is all the state that the data has.
   """
 
-  def __init__(self, directory: str | pathlib.Path, *, keep: int = 2):
+  def __init__(self, directory: str | pathlib.Path, *, keep: int = 2) -> None:
     self.directory = pathlib.Path(directory).absolute()
     self._manager = ocp.CheckpointManager(
       self.directory,
@@ -39,7 +39,7 @@ class Checkpoints:
   def __enter__(self) -> Checkpoints:
     return self
 
-  def __exit__(self, *unused) -> None:
+  def __exit__(self, *unused: object) -> None:
     self._manager.close()  # waits for saves under way
 
   def latest_step(self) -> int | None:

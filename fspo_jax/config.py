@@ -164,38 +164,46 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
 
 
 def template(c: ml_collections.ConfigDict) -> Template:
+  """The template that `template` names; ValueError if there is none of that name."""
   if c.template not in TEMPLATES:
     raise ValueError(f"template={c.template!r} is not one of {sorted(TEMPLATES)}")
   return TEMPLATES[c.template]
 
 
 def transformer(c: ml_collections.ConfigDict, vocab_size: int) -> TransformerConfig:
+  """The decoder of `model`, for a tokenizer of `vocab_size` ids."""
   return TransformerConfig(vocab_size=vocab_size, **c.model)
 
 
 def layout(stage: ml_collections.ConfigDict) -> Layout:
+  """Which branches a stage's episode trees have."""
   return Layout(**{k: tuple(v) if isinstance(v, list) else v for k, v in stage.layout.items()})
 
 
 def objective(stage: ml_collections.ConfigDict) -> Objective:
+  """What a stage minimises."""
   return Objective(**stage.loss)
 
 
 def optimizer(stage: ml_collections.ConfigDict) -> OptimizerConfig:
+  """A stage's update rule."""
   return OptimizerConfig(**stage.optimizer)
 
 
 def loop(stage: ml_collections.ConfigDict) -> LoopConfig:
+  """How a stage's loop runs."""
   names = LoopConfig.__dataclass_fields__
   return LoopConfig(**{name: stage[name] for name in names})
 
 
 def curriculum(stage: ml_collections.ConfigDict) -> Curriculum | None:
+  """A stage's curriculum; None where `curriculum.use` is False."""
   keys = stage.curriculum
   return Curriculum(keys.start, keys.end, keys.candidates) if keys.use else None
 
 
 def packing(stage: ml_collections.ConfigDict) -> Packing:
+  """The static shape of a stage's rows."""
   return Packing.of(
     layout(stage),
     shots=stage.shots,

@@ -27,7 +27,7 @@ def normalize(logprob: Scores, length: Scores, length_normalize: bool) -> Scores
 def margin(
   policy_chosen: Scores, policy_rejected: Scores, ref_chosen: Scores, ref_rejected: Scores
 ) -> Scores:
-  """h = [log pi(y_w) - log ref(y_w)] - [log pi(y_l) - log ref(y_l)].
+  """H = [log pi(y_w) - log ref(y_w)] - [log pi(y_l) - log ref(y_l)].
 
   DPO (arXiv 2305.18290) eq. 7 without its beta; IPO (arXiv 2310.12036) eq. 17, where it is h_pi.
   """

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import sys
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from fspo_jax import recipe
 from fspo_jax.training.loop import TrainingError
-from fspo_jax.workdir import Workdir
-from fspo_jax.workdir import WorkdirError
+from fspo_jax.workdir import Workdir, WorkdirError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -51,6 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def run() -> None:
+  """Parses the flags and runs `main`, whose value is the exit status."""
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(main)
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 from typing import Any
@@ -13,27 +14,17 @@ import jax
 import ml_collections
 import optax
 
-from fspo_jax import checkpoints
+from fspo_jax import checkpoints, sharding
 from fspo_jax import config as config_lib
-from fspo_jax import sharding
-from fspo_jax.datasets import alpaca_styles
-from fspo_jax.datasets import ukp
-from fspo_jax.episodes import batching
-from fspo_jax.episodes import sources
-from fspo_jax.episodes import tokenizers
+from fspo_jax.datasets import alpaca_styles, ukp
+from fspo_jax.episodes import batching, sources, tokenizers
 from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter
-from fspo_jax.evaluation import evaluate
-from fspo_jax.evaluation import plots
-from fspo_jax.evaluation import report
+from fspo_jax.evaluation import evaluate, plots, report
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.models import transformer
-from fspo_jax.preferences import read_jsonl
-from fspo_jax.preferences import split
-from fspo_jax.training import loop
-from fspo_jax.training import metrics
-from fspo_jax.training import optimizer
-from fspo_jax.training import step
+from fspo_jax.preferences import Preference, read_jsonl, split
+from fspo_jax.training import loop, metrics, optimizer, step
 from fspo_jax.workdir import Workdir
 from fspo_jax.worlds.reviews import ReviewsWorld
 
@@ -67,9 +58,11 @@ class Plan:
 
   @property
   def world(self) -> ReviewsWorld | None:
+    """The simulator, where episodes come from one."""
     return self.source.world if isinstance(self.source, sources.WorldSource) else None
 
   def seed(self, stream: str) -> int:
+    """The seed of a stream of randomness, one of `_SEEDS`."""
     return self.config.seed * len(_SEEDS) * 2 + _SEEDS[stream]
 
 
@@ -78,7 +71,9 @@ def as_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
   return json.loads(c.to_json_best_effort())
 
 
-def _load_source(c: ml_collections.ConfigDict):
+def _load_source(
+  c: ml_collections.ConfigDict,
+) -> tuple[sources.WorldSource | sources.UserSource, evaluate.BaselineFn | None]:
   """The data a config asks for, and its baselines."""
   data = c.data
   if data.name == "reviews":
@@ -86,7 +81,9 @@ def _load_source(c: ml_collections.ConfigDict):
   if data.name not in config_lib.DATA_NAMES:
     raise ValueError(f"data.name={data.name!r} is not one of {config_lib.DATA_NAMES}")
   if not data.path:
-    raise ValueError(f"data.path is empty: say where the data is, --config.data.path=PATH ({data.name})")
+    raise ValueError(
+      f"data.path is empty: say where the data is, --config.data.path=PATH ({data.name})"
+    )
   if data.small_users not in ("refuse", "set_aside"):
     raise ValueError(f"data.small_users={data.small_users!r} is not 'refuse' or 'set_aside'")
   aside, baselines = data.small_users == "set_aside", None
@@ -110,9 +107,11 @@ def _load_source(c: ml_collections.ConfigDict):
   else:
     splits = ukp.load(data.path, min_preferences=data.min_preferences, max_words=data.max_words)
     votes = ukp.majorities(data.path)
-    baselines = lambda queries: {  # noqa: E731
-      name: found.accuracy for name, found in ukp.baselines(queries, votes).items()
-    }
+
+    def rules(queries: Sequence[tuple[str, Preference]]) -> dict[str, float]:
+      return {name: found.accuracy for name, found in ukp.baselines(queries, votes).items()}
+
+    baselines = rules
   return sources.UserSource(data.name, splits, aside), baselines
 
 
@@ -178,7 +177,7 @@ def make_plan(c: ml_collections.ConfigDict) -> Plan:
 class Recipe:
   """Runs the stages of a plan in a directory."""
 
-  def __init__(self, plan: Plan, workdir: Workdir):
+  def __init__(self, plan: Plan, workdir: Workdir) -> None:
     self.plan, self.workdir, self.config = plan, workdir, plan.config
 
   def run(self) -> None:
@@ -195,6 +194,7 @@ class Recipe:
       logging.info("stage %s: finished in %.0f s", name, self.workdir.seconds()[name])
 
   def tokenizer(self) -> None:
+    """Trains the tokenizer on the training text."""
     keys = self.config.tokenizer
     trained = tokenizers.train(
       self.plan.source.corpus(self.plan.seed("corpus"), keys.corpus_lines),
@@ -205,6 +205,7 @@ class Recipe:
     self.workdir.write("tokenizer.model", trained.model)
 
   def sft(self) -> None:
+    """Trains the reference from random parameters."""
     model, formatter = self._model()
     initial = step.init_params(model, self.plan.mesh, self.config.seed)
     count = sum(x.size for x in jax.tree.leaves(initial))
@@ -212,11 +213,13 @@ class Recipe:
     loop.train(self._stage("sft", model, formatter), initial, None)
 
   def preference(self) -> None:
+    """Trains the policy from the reference, and against it."""
     model, formatter = self._model()
     reference = self._params("sft", model)
     loop.train(self._stage("preference", model, formatter), reference, reference)
 
   def evaluate(self) -> None:
+    """Evaluates on every split; writes the results and the report."""
     model, formatter = self._model()
     plan = self.plan
     models = evaluate.Models(
@@ -281,10 +284,15 @@ class Recipe:
   def _report(self, found: dict[str, evaluate.SplitResult]) -> None:
     """Writes results.json and report/."""
     temperatures = self.plan.settings.temperatures
-    by_method = lambda get: {  # noqa: E731
-      method: {split: get(r)[method] for split, r in found.items()}
-      for method in next(iter(found.values())).accuracy
-    }
+
+    def by_method(
+      get: Callable[[evaluate.SplitResult], dict[str, Any]],
+    ) -> dict[str, dict[str, Any]]:
+      return {
+        method: {split: get(r)[method] for split, r in found.items()}
+        for method in next(iter(found.values())).accuracy
+      }
+
     results = {
       "preference_accuracy": by_method(lambda r: r.accuracy),
       "preference_accuracy_ci95": by_method(lambda r: r.intervals),
@@ -294,7 +302,9 @@ class Recipe:
       "environment": results_lib.environment(seed=self.config.seed)
       | {"devices": [d.device_kind for d in self.plan.mesh.devices.flat]},
       "padding": {
-        **{name: self._mean_metric(name, "data/padding_fraction") for name in ("sft", "preference")},
+        **{
+          name: self._mean_metric(name, "data/padding_fraction") for name in ("sft", "preference")
+        },
         **{f"evaluation, {split}": r.facts["padding_fraction"] for split, r in found.items()},
       },
       "dropped_shots": {split: r.facts["dropped_shots"] for split, r in found.items()},

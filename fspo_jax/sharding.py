@@ -63,7 +63,10 @@ def _place(mesh: Mesh, spec: PartitionSpec) -> Sharding:
 def shardings(mesh: Mesh, abstract_variables: Any) -> Any:
   """Where each array of a tree of boxed (logically annotated) abstract arrays lives."""
   specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_variables), LOGICAL_RULES)
-  is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+
+  def is_spec(x: object) -> bool:
+    return isinstance(x, PartitionSpec)
+
   return jax.tree.map(lambda spec: _place(mesh, spec), specs, is_leaf=is_spec)
 
 
@@ -73,6 +76,7 @@ def batch_sharding(mesh: Mesh) -> Sharding:
 
 
 def replicated(mesh: Mesh) -> Sharding:
+  """The whole array on every device."""
   return _place(mesh, PartitionSpec())
 
 

@@ -40,7 +40,7 @@ class Workdir:
   took. A run that finds its own config goes on where it was; any other is refused.
   """
 
-  def __init__(self, path: str | pathlib.Path, config: dict[str, Any]):
+  def __init__(self, path: str | pathlib.Path, config: dict[str, Any]) -> None:
     """Opens or makes the directory.
 
     Args:
@@ -58,7 +58,9 @@ class Workdir:
       with tempfile.TemporaryFile(dir=self.path):
         pass
     except OSError as error:
-      raise WorkdirError(f"--workdir={self.path}: cannot be written to: {error.strerror}") from error
+      raise WorkdirError(
+        f"--workdir={self.path}: cannot be written to: {error.strerror}"
+      ) from error
     _write_atomic(self.path / "config.json", json.dumps(config, indent=2).encode())
 
   def _check_whose(self, config: dict[str, Any]) -> None:

@@ -12,10 +12,8 @@ import grain
 from jaxtyping import Float, Int
 import numpy as np
 
-from fspo_jax.episodes import templates
-from fspo_jax.episodes import trees
-from fspo_jax.episodes.sampling import Episode
-from fspo_jax.episodes.sampling import EpisodeFn
+from fspo_jax.episodes import templates, trees
+from fspo_jax.episodes.sampling import Episode, EpisodeFn
 
 
 class TreeBatch(NamedTuple):
@@ -40,7 +38,7 @@ class TreeBatch(NamedTuple):
   pair_context: Int[np.ndarray, "B P"]  # templates.Context
   pair_episode: Int[np.ndarray, "B P"]  # which of the row's episodes
   pair_weight: Float[np.ndarray, "B P"]
-  dropped_shots: Int[np.ndarray, "B"]  # shots that the row's budget left out
+  dropped_shots: Int[np.ndarray, " B"]  # shots that the row's budget left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +201,7 @@ class Rows:
   packing: Packing
 
   def __call__(self, row: int) -> TreeBatch:
+    """Row `row`: a TreeBatch without the leading B."""
     first = int(row) * self.packing.episodes
     episodes = [self.episode(first + i) for i in range(self.packing.episodes)]
     built, dropped = fit(episodes, self.formatter, self.layout, self.packing)

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fspo_jax.preferences import Preference
-from fspo_jax.preferences import User
+from fspo_jax.preferences import Preference, User
 from fspo_jax.worlds.world import World
 
 # An episode source: e -> episode e.
@@ -28,7 +27,7 @@ class Episode:
     shots: the preferences in the context, oldest first; labels may be noisy.
     queries: the held-out ones that are scored; their prompts are never among the shots'.
     description: the gold description, where it is known.
-    written: descriptions written after 0, 1, ... shots; where given, they take the gold one's place.
+    written: descriptions written after 0, 1, ... shots; where given, they replace the gold one.
   """
 
   user_id: str
@@ -37,10 +36,12 @@ class Episode:
   description: str | None = None
   written: tuple[str, ...] = ()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     leaked = {shot.prompt for shot in self.shots} & {query.prompt for query in self.queries}
     if leaked:
-      raise ValueError(f"user {self.user_id}: a query's prompt is among its shots: {leaked.pop()!r}")
+      raise ValueError(
+        f"user {self.user_id}: a query's prompt is among its shots: {leaked.pop()!r}"
+      )
 
   def description_after(self, shots: int) -> str | None:
     """The description that stands after so many shots."""
@@ -72,7 +73,9 @@ def _rng(seed: int, index: int) -> np.random.Generator:
   return np.random.default_rng([seed, index])
 
 
-def flip(rng: np.random.Generator, preferences: Sequence[Preference], rate: float):
+def flip(
+  rng: np.random.Generator, preferences: Sequence[Preference], rate: float
+) -> tuple[Preference, ...]:
   """Swaps chosen and rejected with probability `rate`: 0.5 leaves no information in the labels."""
   if rate == 0.0:
     return tuple(preferences)
@@ -123,6 +126,7 @@ class WorldEpisodes:
     return users[int(rng.integers(len(users)))], candidates, rng
 
   def __call__(self, index: int) -> Episode:
+    """Episode `index`."""
     user, candidates, rng = self._draw(index)
     drawn = self.world.preferences(
       rng, user, self.shots + self.queries, candidates=candidates, label_noise=0.0
@@ -158,7 +162,7 @@ class UserEpisodes:
   query_prompts: frozenset[str] | None = None
   in_order: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not self.users:
       raise ValueError("no users to draw episodes from")
     for user in self.users:
@@ -174,7 +178,9 @@ class UserEpisodes:
     per_prompt = collections.Counter(p.prompt for p in user.preferences)
     asked = [p for p in per_prompt if query_prompts is None or p in query_prompts]
     # In the worst case the queries are about the prompts with the most preferences.
-    left = len(user.preferences) - sum(sorted((per_prompt[p] for p in asked), reverse=True)[:queries])
+    left = len(user.preferences) - sum(
+      sorted((per_prompt[p] for p in asked), reverse=True)[:queries]
+    )
     if len(asked) >= queries and left >= shots:
       return None
     return (
@@ -184,6 +190,7 @@ class UserEpisodes:
     )
 
   def __call__(self, index: int) -> Episode:
+    """Episode `index`."""
     rng = _rng(self.seed, index)
     drawn = int(rng.integers(len(self.users)))
     user = self.users[index % len(self.users) if self.in_order else drawn]

@@ -10,12 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fspo_jax.episodes.sampling import Curriculum
-from fspo_jax.episodes.sampling import EpisodeFn
-from fspo_jax.episodes.sampling import UserEpisodes
-from fspo_jax.episodes.sampling import WorldEpisodes
-from fspo_jax.preferences import Splits
-from fspo_jax.preferences import User
+from fspo_jax.episodes.sampling import Curriculum, EpisodeFn, UserEpisodes, WorldEpisodes
+from fspo_jax.preferences import Splits, User
 from fspo_jax.worlds.world import World
 
 
@@ -30,7 +26,12 @@ class Source(Protocol):
     """Training text, at most `lines` lines."""
 
   def training(
-    self, shots: int, queries: int, seed: int, flip_shots: float | None, curriculum: Curriculum | None,
+    self,
+    shots: int,
+    queries: int,
+    seed: int,
+    flip_shots: float | None,
+    curriculum: Curriculum | None,
     total: int,
   ) -> EpisodeFn:
     """Training episodes; `flip_shots` None for the data's own labels. Raises where impossible."""
@@ -50,17 +51,27 @@ class WorldSource:
   evaluation_splits: tuple[str, ...] = ("unseen", "heldout_combinations")
 
   def corpus(self, seed: int, lines: int) -> Iterator[str]:
+    """Texts of every kind the world has, `lines` of them."""
     return self.world.corpus(np.random.default_rng(seed), lines)
 
-  def training(self, shots, queries, seed, flip_shots, curriculum, total) -> EpisodeFn:
-    return WorldEpisodes(
-      self.world, "train", shots, queries, seed, flip_shots, curriculum, total
-    )
+  def training(
+    self,
+    shots: int,
+    queries: int,
+    seed: int,
+    flip_shots: float | None,
+    curriculum: Curriculum | None,
+    total: int,
+  ) -> EpisodeFn:
+    """Fresh episodes of the training users; `flip_shots` None for the world's label noise."""
+    return WorldEpisodes(self.world, "train", shots, queries, seed, flip_shots, curriculum, total)
 
   def evaluation(self, split: str, shots: int, queries: int, seed: int) -> WorldEpisodes:
+    """Fresh episodes of a split's users, with true labels on the queries."""
     return WorldEpisodes(self.world, split, shots, queries, seed)
 
   def facts(self) -> dict[str, Any]:
+    """The world's name, and how many users each split has."""
     names = ("train", *self.evaluation_splits)
     return {
       "world": self.world.name,
@@ -86,9 +97,11 @@ class UserSource:
 
   @property
   def evaluation_splits(self) -> tuple[str, ...]:
+    """The names of the data set's evaluation splits."""
     return tuple(self.splits.evaluation)
 
   def corpus(self, seed: int, lines: int) -> Iterator[str]:
+    """The distinct texts of the training users in random order, at most `lines` of them."""
     texts = sorted(
       {
         text
@@ -101,7 +114,9 @@ class UserSource:
     order = np.random.default_rng(seed).permutation(len(texts))[:lines]
     return (texts[i] for i in order)
 
-  def _enough(self, users: tuple[User, ...], shots: int, queries: int, where: str):
+  def _enough(
+    self, users: tuple[User, ...], shots: int, queries: int, where: str
+  ) -> tuple[User, ...]:
     if not self.set_aside_small:
       return users
     kept = tuple(
@@ -119,7 +134,16 @@ class UserSource:
   def _asked(self, where: str) -> frozenset[str] | None:
     return None if where == "train" else self.splits.query_prompts
 
-  def training(self, shots, queries, seed, flip_shots, curriculum, total) -> EpisodeFn:
+  def training(
+    self,
+    shots: int,
+    queries: int,
+    seed: int,
+    flip_shots: float | None,
+    curriculum: Curriculum | None,
+    total: int,
+  ) -> EpisodeFn:
+    """Episodes of the training users' preferences; a curriculum is refused with a ValueError."""
     del total
     if curriculum is not None:
       raise ValueError(
@@ -130,12 +154,14 @@ class UserSource:
     return UserEpisodes(users, shots, queries, seed, flip_shots or 0.0)
 
   def evaluation(self, split: str, shots: int, queries: int, seed: int) -> UserEpisodes:
+    """Episodes of a split's users in order; queries come only from its query prompts."""
     users = self._enough(self.splits.evaluation[split], shots, queries, split)
     return UserEpisodes(
       users, shots, queries, seed, query_prompts=self.splits.query_prompts, in_order=True
     )
 
   def facts(self) -> dict[str, Any]:
+    """How many users and preferences each split has, and what was set aside, and why."""
     groups = {"train": self.splits.train, **self.splits.evaluation}
     return {
       "data": self.name,

@@ -9,12 +9,12 @@ Every branch is laid out exactly as the trunk is, so that a shot's pair and a qu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import enum
 import functools
 
-from fspo_jax.episodes import tokenizers
-from fspo_jax.episodes import trees
+from fspo_jax.episodes import tokenizers, trees
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.preferences import Preference
 
@@ -92,7 +92,7 @@ class Layout:
   description_shots: tuple[int, ...] = ()
   description_queries: tuple[int, ...] = ()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     extra = set(self.description_queries) - set(self.description_shots)
     if extra:
       raise ValueError(
@@ -104,9 +104,7 @@ class Layout:
     """How many scored segments an episode of this layout has at most."""
     responses = 2 if self.rejected else 1
     queried = len(self.query_shots) + len(self.description_queries)
-    return (
-      responses * (shots * self.shot_pairs + queries * queried) + len(self.description_shots)
-    )
+    return responses * (shots * self.shot_pairs + queries * queried) + len(self.description_shots)
 
   def max_pairs(self, shots: int, queries: int) -> int:
     """How many pairs an episode of this layout has at most."""
@@ -164,6 +162,7 @@ class Formatter:
     return (*self.tokenizer.encode(text), self.tokenizer.eos_id)
 
   def dispreferred(self, text: str) -> tuple[int, ...]:
+    """The other response of a shot, with what opens it and its end."""
     return (*self._opening(self.template.dispreferred), *self.answer(text))
 
   def description(self) -> tuple[int, ...]:
@@ -179,7 +178,7 @@ class Formatter:
 class _Builder:
   """Collects segments and pairs while the nodes are made."""
 
-  def __init__(self, formatter: Formatter):
+  def __init__(self, formatter: Formatter) -> None:
     self.format = formatter
     self.segments: list[Segment] = []
     self.pairs: list[Pair] = []
@@ -188,11 +187,23 @@ class _Builder:
     self.segments.append(Segment(kind, shots))
     return len(self.segments) - 1
 
-  def answer(self, text: str, segment: int, role: Role = Role.PREFERRED, children=()) -> trees.Node:
+  def answer(
+    self,
+    text: str,
+    segment: int,
+    role: Role = Role.PREFERRED,
+    children: Sequence[trees.Node] = (),
+  ) -> trees.Node:
     return trees.Node(self.format.answer(text), role, segment, tuple(children))
 
   def responses(
-    self, chosen: str, rejected: str, shots: int, context: Context, rejected_scored: bool, rest=()
+    self,
+    chosen: str,
+    rejected: str,
+    shots: int,
+    context: Context,
+    rejected_scored: bool,
+    rest: Sequence[trees.Node] = (),
   ) -> list[trees.Node]:
     """The scored responses to a question, rejected first: the chosen one carries the trunk on."""
     segment = self.segment(Kind.CHOSEN, shots)
@@ -249,7 +260,10 @@ def build(episode: Episode, formatter: Formatter, layout: Layout) -> EpisodeTree
     The tree, its scored segments and its pairs.
   """
   count = len(episode.shots)
-  clip = lambda ks: tuple(sorted({min(k, count) for k in ks}))  # noqa: E731
+
+  def clip(ks: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({min(k, count) for k in ks}))
+
   layout = dataclasses.replace(
     layout,
     query_shots=clip(layout.query_shots),

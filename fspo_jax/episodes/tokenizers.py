@@ -21,7 +21,7 @@ MARKER_SYMBOLS = ("<question>", "<preferred>", "<dispreferred>", "<description>"
 class Tokenizer:
   """A SentencePiece model: text to ids and back, without special ids unless asked by id."""
 
-  def __init__(self, model: bytes):
+  def __init__(self, model: bytes) -> None:
     self.model = model
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     # Worlds repeat their phrases; looking them up is 20x faster than encoding them again.
@@ -29,24 +29,28 @@ class Tokenizer:
       lambda text: tuple(self._processor.EncodeAsIds(text))
     )
 
-  def __reduce__(self):
+  def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:
     return Tokenizer, (self.model,)
 
   @property
   def vocab_size(self) -> int:
+    """Number of ids, special ones and bytes included."""
     return self._processor.GetPieceSize()
 
   @property
   def pad_id(self) -> int:
+    """The padding id; 0 where the model has none."""
     # A model from elsewhere may have no padding id; padding is never attended to, so any id does.
     return max(self._processor.pad_id(), 0)
 
   @property
   def bos_id(self) -> int:
+    """The id that begins an episode."""
     return self._processor.bos_id()
 
   @property
   def eos_id(self) -> int:
+    """The id that ends a response or a description."""
     return self._processor.eos_id()
 
   def encode(self, text: str) -> tuple[int, ...]:

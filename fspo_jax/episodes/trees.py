@@ -50,12 +50,12 @@ class TokenTree:
     segments: the scored segment of each token, or NO_SEGMENT.
   """
 
-  tokens: Int[np.ndarray, "n"]
-  roles: Int[np.ndarray, "n"]
-  positions: Int[np.ndarray, "n"]
-  parents: Int[np.ndarray, "n"]
-  subtree_end: Int[np.ndarray, "n"]
-  segments: Int[np.ndarray, "n"]
+  tokens: Int[np.ndarray, " n"]
+  roles: Int[np.ndarray, " n"]
+  positions: Int[np.ndarray, " n"]
+  parents: Int[np.ndarray, " n"]
+  subtree_end: Int[np.ndarray, " n"]
+  segments: Int[np.ndarray, " n"]
 
   def __len__(self) -> int:
     return len(self.tokens)
@@ -129,8 +129,11 @@ def concatenate(trees: Sequence[TokenTree], segment_counts: Sequence[int]) -> To
     parts = []
     for tree, offset in zip(trees, offsets, strict=True):
       values = vars(tree)[name]
-      parts.append(values + offset if nothing is None else np.where(
-        values == nothing, nothing, values + offset))
+      parts.append(
+        values + offset
+        if nothing is None
+        else np.where(values == nothing, nothing, values + offset)
+      )
     return np.concatenate(parts).astype(np.int32)
 
   return TokenTree(
@@ -143,7 +146,7 @@ def concatenate(trees: Sequence[TokenTree], segment_counts: Sequence[int]) -> To
   )
 
 
-def attention_mask(subtree_end: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n n"]:
+def attention_mask(subtree_end: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n n"]:
   """The mask that `subtree_end` stands for: [i, j] is True iff i attends to j."""
   index = np.arange(len(subtree_end))
   return (index[None, :] <= index[:, None]) & (index[:, None] < subtree_end[None, :])

@@ -14,14 +14,9 @@ from jaxtyping import Float
 import numpy as np
 
 from fspo_jax.episodes import batching
-from fspo_jax.episodes.sampling import Episode
-from fspo_jax.episodes.sampling import EpisodeFn
-from fspo_jax.episodes.templates import Context
-from fspo_jax.episodes.templates import Formatter
-from fspo_jax.episodes.templates import Layout
-from fspo_jax.evaluation import preference_accuracy
-from fspo_jax.evaluation import statistics
-from fspo_jax.evaluation import win_rate
+from fspo_jax.episodes.sampling import Episode, EpisodeFn
+from fspo_jax.episodes.templates import Context, Formatter, Layout
+from fspo_jax.evaluation import preference_accuracy, statistics, win_rate
 from fspo_jax.evaluation.preference_accuracy import PairScores
 from fspo_jax.evaluation.report import UserSample
 from fspo_jax.inference.personalizer import Personalizer
@@ -52,7 +47,7 @@ class Settings:
   max_description_tokens: int
   bootstrap: int
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.rat_episodes > self.episodes or self.win_rate_users > self.episodes:
       raise ValueError(
         f"evaluation.rat_episodes={self.rat_episodes} and evaluation.win_rate_users="
@@ -73,6 +68,7 @@ class Models:
   vocab_chunk: int
 
   def personalizer(self, params: dict) -> Personalizer:
+    """A Personalizer with the given parameters: the reference's or the policy's."""
     return Personalizer(self.model, params, self.formatter)
 
 
@@ -91,11 +87,20 @@ class SplitResult:
 
 
 def _fit_packing(
-  fn: EpisodeFn, count: int, formatter: Formatter, layout: Layout, shots: int, queries: int, limit: int
+  fn: EpisodeFn,
+  count: int,
+  formatter: Formatter,
+  layout: Layout,
+  shots: int,
+  queries: int,
+  limit: int,
 ) -> batching.Packing:
   """The smallest row that holds each of the episodes, at most `limit` tokens."""
   tokens, scored = batching.largest(fn, count, formatter, layout)
-  up = lambda n: min(-(-n // 32) * 32, limit)  # noqa: E731
+
+  def up(n: int) -> int:
+    return min(-(-n // 32) * 32, limit)
+
   return batching.Packing.of(
     layout, shots=shots, queries=queries, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
   )
@@ -114,24 +119,37 @@ class SplitEvaluation:
     shots: int,
     queries: int,
     seed: int,
-  ):
+  ) -> None:
     self.split, self.models, self.settings = split, models, settings
     self.shots, self.queries, self.seed = shots, queries, seed
     self.episodes = [episode_fn(i) for i in range(settings.episodes)]
     self.user_ids = [episode.user_id for episode in self.episodes]
     self.described = all(episode.description for episode in self.episodes)
 
-  def _score(self, params, episodes: Sequence[Episode], layout: Layout, label: str) -> PairScores:
+  def _score(
+    self, params: dict, episodes: Sequence[Episode], layout: Layout, label: str
+  ) -> PairScores:
     s, m = self.settings, self.models
     packing = _fit_packing(
-      episodes.__getitem__, len(episodes), m.formatter, layout, self.shots, self.queries,
+      episodes.__getitem__,
+      len(episodes),
+      m.formatter,
+      layout,
+      self.shots,
+      self.queries,
       s.max_row_tokens,
     )
     # Rows past the last episode fill the last batch up; they are not counted.
     rows = batching.Rows(lambda i: episodes[i % len(episodes)], m.formatter, layout, packing)
     return preference_accuracy.score_pairs(
-      m.model, params, rows, len(episodes), rows_per_batch=s.rows, mesh=m.mesh,
-      vocab_chunk=m.vocab_chunk, label=f"{self.split}: {label}",
+      m.model,
+      params,
+      rows,
+      len(episodes),
+      rows_per_batch=s.rows,
+      mesh=m.mesh,
+      vocab_chunk=m.vocab_chunk,
+      label=f"{self.split}: {label}",
     )
 
   def margins(self) -> tuple[dict[str, list[Margins]], dict[str, Any]]:
@@ -160,7 +178,9 @@ class SplitEvaluation:
     }
     return margins, facts | {"reference": ref}
 
-  def described_margins(self, ref: list[Margins]) -> tuple[dict[str, list[Margins]], list[list[str]]]:
+  def described_margins(
+    self, ref: list[Margins]
+  ) -> tuple[dict[str, list[Margins]], list[list[str]]]:
     """The same for descriptions, written and gold, on the first `rat_episodes` episodes.
 
     Returns:
@@ -170,7 +190,9 @@ class SplitEvaluation:
     layout = Layout(description_shots=ks, description_queries=ks)
     episodes = self.episodes[: self.settings.rat_episodes]
     written = self.write_descriptions(episodes)
-    told = [dataclasses.replace(e, written=tuple(w)) for e, w in zip(episodes, written, strict=True)]
+    told = [
+      dataclasses.replace(e, written=tuple(w)) for e, w in zip(episodes, written, strict=True)
+    ]
     margins = {}
     for method, given in (("fspo_rat", told), ("oracle", episodes)):
       scores = self._score(self.models.policy, given, layout, method)
@@ -225,7 +247,9 @@ class SplitEvaluation:
       "oracle": win_rate.Player(fspo, shots, [e.description for e in episodes]),
     }
 
-  def _samples(self, match: win_rate.Match, prompts, written) -> list[UserSample]:
+  def _samples(
+    self, match: win_rate.Match, prompts: list[list[str]], written: list[list[str]]
+  ) -> list[UserSample]:
     return [
       UserSample(
         user_id=self.user_ids[i],
@@ -248,7 +272,9 @@ class SplitEvaluation:
     right = statistics.preference_accuracy(preferred - 0.5).mean(0)
     return {str(k): float(x) for k, x in enumerate(right)}
 
-  def intervals(self, margins: dict[str, list[Margins]]):
+  def intervals(
+    self, margins: dict[str, list[Margins]]
+  ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float] | None]]]:
     """Accuracy and 95 % interval by bootstrap over users, of each method and k."""
     accuracy: dict[str, dict[str, float]] = {}
     ci: dict[str, dict[str, list[float] | None]] = {}
@@ -295,6 +321,4 @@ def evaluate_split(
     descriptions = {str(k): float(x) for k, x in enumerate(np.mean(f1, axis=0))}
   queries = [(e.user_id, query) for e in evaluation.episodes for query in e.queries]
   rules = dict(baselines(queries)) if baselines is not None else {}
-  return SplitResult(
-    accuracy, intervals, ceiling, rates, descriptions, rules, facts, samples
-  )
+  return SplitResult(accuracy, intervals, ceiling, rates, descriptions, rules, facts, samples)

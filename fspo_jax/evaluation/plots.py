@@ -8,14 +8,16 @@ equal numbers give equal bytes (for one version of matplotlib).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxtyping import Float
 import matplotlib.axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 import matplotlib.colors
 import matplotlib.figure
 import matplotlib.style
@@ -23,8 +25,6 @@ import matplotlib.ticker
 import numpy as np
 import scipy.ndimage
 import scipy.optimize
-from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fspo_jax.evaluation.results import METHODS, SPLITS, Results
 

@@ -15,8 +15,7 @@ import numpy as np
 from fspo_jax import sharding
 from fspo_jax.episodes import batching
 from fspo_jax.episodes.templates import Context
-from fspo_jax.models import scoring
-from fspo_jax.models import transformer
+from fspo_jax.models import scoring, transformer
 from fspo_jax.training import metrics as metrics_lib
 from fspo_jax.training.step import pair_margins
 
@@ -53,7 +52,9 @@ class PairScores:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _differences(model, params, batch, vocab_chunk: int) -> Float[jax.Array, "B P"]:
+def _differences(
+  model: transformer.Transformer, params: dict, batch: batching.TreeBatch, vocab_chunk: int
+) -> Float[jax.Array, "B P"]:
   scores = scoring.segment_scores(model, params, batch, chunk=vocab_chunk)
   nothing = jax.tree.map(jnp.zeros_like, scores)
   return pair_margins(scores, nothing, batch, length_normalize=False)
@@ -94,7 +95,9 @@ def score_pairs(
   with metrics_lib.progress_bar() as bar, sharding.use(mesh):
     task = bar.add_task(label, total=steps, note="")
     for step, batch in enumerate(data):
-      difference = np.asarray(_differences(model, params, sharding.to_global(mesh, batch), vocab_chunk))
+      difference = np.asarray(
+        _differences(model, params, sharding.to_global(mesh, batch), vocab_chunk)
+      )
       first = (step * rows_per_batch + np.arange(rows_per_batch)) * per_row
       episode = first[:, None] + batch.pair_episode
       real = (batch.pair_weight > 0) & (episode < episodes)

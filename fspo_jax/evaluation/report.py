@@ -8,13 +8,13 @@ left out of the report.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import html
 import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fspo_jax.evaluation import plots

@@ -24,6 +24,7 @@ fraction of the tokens).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import datetime
 import importlib.metadata
 import json
@@ -34,7 +35,6 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any
 
 Results = dict[str, Any]

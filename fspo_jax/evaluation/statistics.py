@@ -12,9 +12,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from jaxtyping import Float, Shaped
 import numpy as np
 import scipy.stats
-from jaxtyping import Float, Shaped
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

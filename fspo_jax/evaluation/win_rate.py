@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from jaxtyping import Float
 import numpy as np
 
 from fspo_jax.episodes.sampling import Episode
@@ -44,9 +45,9 @@ class Match:
   """
 
   responses: Mapping[str, list[list[str]]]
-  rewards: Mapping[str, np.ndarray]
+  rewards: Mapping[str, Float[np.ndarray, "users prompts"]]
   unfinished: Mapping[str, float]
-  outcomes: Mapping[str, np.ndarray]
+  outcomes: Mapping[str, Float[np.ndarray, "users prompts"]]
 
   def interval(self, method: str, users: Sequence[str], resamples: int) -> dict[str, Any]:
     """Mean, 95 % interval by bootstrap over users, and number of users."""
@@ -101,7 +102,9 @@ def play(
   base_name = next(iter(players))
   responses, rewards, unfinished = {}, {}, {}
 
-  def answer(player: Player, player_seed: int):
+  def answer(
+    player: Player, player_seed: int
+  ) -> tuple[list[list[str]], Float[np.ndarray, "users prompts"], float]:
     written = player.personalizer.respond(
       player.shots, prompts, decoding, seed=player_seed, descriptions=player.descriptions
     )

@@ -1,2 +1,3 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
+"""A trained policy at work: the sampler, and the Personalizer that answers for a user."""

@@ -11,12 +11,10 @@ import pathlib
 import jax
 import ml_collections
 
-from fspo_jax import checkpoints
+from fspo_jax import checkpoints, sharding
 from fspo_jax import config as config_lib
-from fspo_jax import sharding
 from fspo_jax.episodes import tokenizers
-from fspo_jax.episodes.templates import Formatter
-from fspo_jax.episodes.templates import Role
+from fspo_jax.episodes.templates import Formatter, Role
 from fspo_jax.inference import sampler
 from fspo_jax.inference.sampler import Run
 from fspo_jax.models import transformer
@@ -124,7 +122,9 @@ class Personalizer:
     group = max(self.batch // copies, 1)
     for first in range(0, len(users), group):
       chosen = range(first, min(first + group, len(users)))
-      questions = [Run.of(self.formatter.question(q), Role.QUESTION) for u in chosen for q in prompts[u]]
+      questions = [
+        Run.of(self.formatter.question(q), Role.QUESTION) for u in chosen for q in prompts[u]
+      ]
       room = max(len(q.tokens) for q in questions) + decoding.max_tokens
       context = self._prefill([self.context(users[u], descriptions[u]) for u in chosen], room)
       context = sampler.fan_out(context, copies)
@@ -140,7 +140,13 @@ class Personalizer:
     context = sampler.empty(self.model.config, len(runs), capacity)
     return sampler.extend(self.model, self.params, context, runs)
 
-  def _sample(self, context, role: Role, decoding: sampler.Decoding, seeds) -> list[Written]:
+  def _sample(
+    self,
+    context: sampler.Context,
+    role: Role,
+    decoding: sampler.Decoding,
+    seeds: Sequence[Sequence[int]],
+  ) -> list[Written]:
     tokenizer = self.formatter.tokenizer
     sampled = sampler.sample(
       self.model,
@@ -152,4 +158,3 @@ class Personalizer:
       seeds=seeds,
     )
     return [Written(tokenizer.decode(s.tokens).strip(), s.finished) for s in sampled]
-

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 import numpy as np
 
 from fspo_jax.models import transformer
@@ -31,6 +31,7 @@ class Run(NamedTuple):
 
   @classmethod
   def of(cls, tokens: Sequence[int], role: int) -> Run:
+    """Tokens of one role."""
     return cls(tuple(tokens), (int(role),) * len(tokens))
 
   def __add__(self, other: Run) -> Run:  # type: ignore[override]
@@ -65,7 +66,7 @@ class Decoding:
   top_p: float
   max_tokens: int
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
       raise ValueError(f"temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1: found {self}")
 
@@ -89,7 +90,10 @@ def empty(config: transformer.TransformerConfig, batch: int, capacity: int) -> C
 
 def fan_out(context: Context, copies: int) -> Context:
   """Every context `copies` times, next to each other: one user's shots, many prompts."""
-  repeat = lambda x, axis: jnp.repeat(x, copies, axis=axis)  # noqa: E731
+
+  def repeat(x: Shaped[Array, "..."], axis: int) -> Shaped[Array, "..."]:
+    return jnp.repeat(x, copies, axis=axis)
+
   return Context(
     transformer.Cache(repeat(context.cache.k, 1), repeat(context.cache.v, 1)),
     repeat(context.lengths, 0),
@@ -98,7 +102,14 @@ def fan_out(context: Context, copies: int) -> Context:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _extend(model, params, context: Context, tokens, roles, counts) -> Context:
+def _extend(
+  model: transformer.Transformer,
+  params: dict,
+  context: Context,
+  tokens: Int[Array, "B T"],
+  roles: Int[Array, "B T"],
+  counts: Int[Array, " B"],
+) -> Context:
   # Padding is written past each sequence's end, where nothing looks before it is overwritten.
   positions = context.lengths[:, None] + jnp.arange(tokens.shape[1])[None, :]
   hidden, cache = model.apply({"params": params}, tokens, positions, roles, cache=context.cache)
@@ -129,7 +140,9 @@ def extend(
   return _extend(model, params, context, tokens, roles, counts)
 
 
-def _choose(logits: Float[Array, "B V"], keys, temperature: float, top_p: float):
+def _choose(
+  logits: Float[Array, "B V"], keys: Key[Array, " B"], temperature: float, top_p: float
+) -> Int[Array, " B"]:
   """The next token of each sequence."""
   if temperature == 0.0:
     return jnp.argmax(logits, axis=-1)
@@ -145,17 +158,30 @@ def _choose(logits: Float[Array, "B V"], keys, temperature: float, top_p: float)
   return jax.vmap(jax.random.categorical)(keys, logits)
 
 
+# While decoding: index, context, tokens so far, which sequences are done, which came to EOS.
+_State = tuple[Int[Array, ""], Context, Int[Array, "B T"], Bool[Array, " B"], Bool[Array, " B"]]
+
+
 @functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
-def _decode(model, params, context, keys, live, role: int, eos_id: int, decoding: Decoding):
+def _decode(
+  model: transformer.Transformer,
+  params: dict,
+  context: Context,
+  keys: Key[Array, " B"],
+  live: Bool[Array, " B"],
+  role: int,
+  eos_id: int,
+  decoding: Decoding,
+) -> tuple[Int[Array, "B T"], Bool[Array, " B"]]:
   config = model.config
   head = transformer.head(params, config)
   batch = context.lengths.shape[0]
 
-  def going(state):
+  def going(state: _State) -> Bool[Array, ""]:
     index, _, _, done, _ = state
     return (index < decoding.max_tokens) & ~done.all()
 
-  def step(state):
+  def step(state: _State) -> _State:
     index, context, out, done, finished = state
     logits = (context.hidden @ head.astype(context.hidden.dtype)).astype(jnp.float32)
     step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)

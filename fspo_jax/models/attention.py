@@ -54,20 +54,22 @@ def tree_attention(
   q = q.reshape(batch, length, kv_heads, heads // kv_heads, depth)
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
-  def attend(q_block, k_before, v_before, end_before, start):
+  def attend(
+    q_block: Float[Array, "B Q N G D"],
+    k_before: Float[Array, "B K N D"],
+    v_before: Float[Array, "B K N D"],
+    end_before: Int[Array, "B K"],
+    start: int,
+  ) -> Float[Array, "B Q N G D"]:
     i = start + jnp.arange(q_block.shape[1])
     j = jnp.arange(k_before.shape[1])
-    mask = (j[None, None, :] <= i[None, :, None]) & (
-      i[None, :, None] < end_before[:, None, :]
-    )
+    mask = (j[None, None, :] <= i[None, :, None]) & (i[None, :, None] < end_before[:, None, :])
     return _softmax_attention(q_block, k_before, v_before, mask)
 
   blocks = []
   for start in range(0, length, block):
     stop = min(start + block, length)
-    blocks.append(
-      attend(q[:, start:stop], k[:, :stop], v[:, :stop], subtree_end[:, :stop], start)
-    )
+    blocks.append(attend(q[:, start:stop], k[:, :stop], v[:, :stop], subtree_end[:, :stop], start))
   return jnp.concatenate(blocks, axis=1).reshape(batch, length, heads, depth)
 
 

@@ -9,20 +9,38 @@ predicted, and the log-sum-exp runs over the vocabulary chunk by chunk, recomput
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+import numpy as np
 
 from fspo_jax.models import transformer
 
 
+class ScoredTrees(Protocol):
+  """What scoring reads of a batch of token trees; `episodes.batching.TreeBatch` says what it is."""
+
+  tokens: Int[Array | np.ndarray, "B L"]
+  positions: Int[Array | np.ndarray, "B L"]
+  roles: Int[Array | np.ndarray, "B L"]
+  subtree_end: Int[Array | np.ndarray, "B L"]
+  source: Int[Array | np.ndarray, "B S"]
+  target: Int[Array | np.ndarray, "B S"]
+  segment: Int[Array | np.ndarray, "B S"]
+  segment_kind: Int[Array | np.ndarray, "B G"]
+
+
 class SegmentScores(NamedTuple):
-  """Log-probability of each scored segment (summed over its tokens, EOS included) and its length."""
+  """Log-probability of each scored segment (summed over its tokens, with EOS) and its length."""
 
   logprob: Float[Array, "B G"]
   length: Float[Array, "B G"]
+
+
+# Over the chunks so far: the largest logit, the sum of exponentials under it, the target's logit.
+_Carry = tuple[Float[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"]]
 
 
 def token_logprobs(
@@ -49,7 +67,9 @@ def token_logprobs(
   pieces = jnp.moveaxis(padded.reshape(head.shape[0], chunks, chunk), 1, 0)
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
-  def step(carry, piece_and_start):
+  def step(
+    carry: _Carry, piece_and_start: tuple[Float[Array, "D C"], Int[Array, ""]]
+  ) -> tuple[_Carry, None]:
     largest, total, target_logit = carry
     piece, start = piece_and_start
     logits = jnp.matmul(hidden, piece.astype(hidden.dtype), preferred_element_type=jnp.float32)
@@ -71,7 +91,7 @@ def token_logprobs(
 
 
 def segment_scores(
-  model: transformer.Transformer, params: dict, batch, *, chunk: int
+  model: transformer.Transformer, params: dict, batch: ScoredTrees, *, chunk: int
 ) -> SegmentScores:
   """Scores every segment of a batch of token trees.
 
@@ -94,11 +114,11 @@ def segment_scores(
   return sum_segments(logprobs, batch)
 
 
-def sum_segments(logprobs: Float[Array, "B S"], batch) -> SegmentScores:
+def sum_segments(logprobs: Float[Array, "B S"], batch: ScoredTrees) -> SegmentScores:
   """Adds the scored tokens' log-probabilities up by segment."""
   segments = batch.segment_kind.shape[1]
 
-  def by_segment(values: Float[Array, "S"], ids: Int[Array, "S"]):
+  def by_segment(values: Float[Array, " S"], ids: Int[Array, " S"]) -> Float[Array, " G"]:
     # Padding tokens go to one segment more, which is cut off.
     return jax.ops.segment_sum(values, ids, num_segments=segments + 1)[:segments]
 

@@ -59,7 +59,7 @@ class TransformerConfig:
   dtype: str
   param_dtype: str
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.heads % self.kv_heads:
       raise ValueError(f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}")
     if self.head_dim % 2:
@@ -90,7 +90,9 @@ class _Inputs(NamedTuple):
   subtree_end: Int[Array, "B L"] | None
 
 
-def _rotary(config: TransformerConfig, positions: Int[Array, "B L"]):
+def _rotary(
+  config: TransformerConfig, positions: Int[Array, "B L"]
+) -> tuple[Float[Array, "B L half"], Float[Array, "B L half"]]:
   half = config.head_dim // 2
   frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   angle = positions[..., None].astype(jnp.float32) * frequency[None, None, :]
@@ -104,7 +106,9 @@ def _rotate(x: Float[Array, "B L H D"], inputs: _Inputs) -> Float[Array, "B L H 
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def _append(cached: Float[Array, "B K N D"], new: Float[Array, "B Q N D"], positions):
+def _append(
+  cached: Float[Array, "B K N D"], new: Float[Array, "B Q N D"], positions: Int[Array, "B Q"]
+) -> Float[Array, "B K N D"]:
   """Writes the new tokens' entries into their slots."""
   rows = jnp.arange(cached.shape[0])[:, None]
   return cached.at[rows, positions].set(new.astype(cached.dtype))
@@ -117,6 +121,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """Normalises along the last axis; the dtype stays."""
     init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
     scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
     y = x.astype(jnp.float32)
@@ -134,6 +139,7 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L I"]) -> Float[Array, "B L O"]:
+    """The product with the matrix, in the dtype of `x`."""
     # Blocks add nothing to the residual stream at first: it starts as the tokens' embeddings.
     init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
     init = nn.initializers.zeros_init() if self.zero_init else init
@@ -155,10 +161,11 @@ class Block(nn.Module):
   def __call__(
     self, x: Float[Array, "B L D"], inputs: _Inputs, cache: tuple[Array, Array] | None
   ) -> tuple[Float[Array, "B L D"], tuple[Array, Array] | None]:
+    """The new residual stream, and the layer's cache with the new tokens in it (None without)."""
     c = self.config
     h = RMSNorm(c, name="attention_norm")(x)
 
-    def heads(name: str, count: int, axis: str):
+    def heads(name: str, count: int, axis: str) -> Float[Array, "B L heads D"]:
       projected = Linear(c, count * c.head_dim, ("embed", axis), name=name)(h)
       return projected.reshape(*h.shape[:2], count, c.head_dim)
 

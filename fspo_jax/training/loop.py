@@ -1,6 +1,6 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The loop: batches by step, a checkpoint now and then, and a stop when something is not a number."""
+"""The loop: batches by step, a checkpoint now and then, a stop when something is not a number."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from fspo_jax import checkpoints as checkpoints_lib
-from fspo_jax import losses
-from fspo_jax import sharding
+from fspo_jax import losses, sharding
 from fspo_jax.episodes import batching
 from fspo_jax.models import transformer
 from fspo_jax.training import metrics as metrics_lib
@@ -54,7 +53,7 @@ class LoopConfig:
   keep_checkpoints: int
   data_threads: int
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for field in ("steps", "rows_per_step", "accumulate", "log_every", "checkpoint_every"):
       if getattr(self, field) < 1:
         raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
@@ -96,6 +95,7 @@ class Stage:
 
   @property
   def checkpoint_directory(self) -> pathlib.Path:
+    """Where the stage's checkpoints lie."""
     return self.directory / "checkpoints" / self.name
 
 
@@ -120,7 +120,13 @@ def check_step0(objective: step_lib.Objective, metrics: dict[str, float]) -> Non
 class _Reader:
   """Reads a step's metrics once the next one is under way, so that the device never waits."""
 
-  def __init__(self, stage: Stage, writer: metrics_lib.MetricWriter, saved, start: int):
+  def __init__(
+    self,
+    stage: Stage,
+    writer: metrics_lib.MetricWriter,
+    saved: checkpoints_lib.Checkpoints,
+    start: int,
+  ) -> None:
     self._stage, self._writer, self._saved = stage, writer, saved
     self._pending: tuple[int, Any, dict[str, float]] | None = None
     self._time, self._step = time.monotonic(), start
@@ -185,7 +191,13 @@ def train(stage: Stage, initial_params: Any, reference_params: Any | None) -> An
     return state.params
 
 
-def _run(stage: Stage, state, reference_params, saved, start: int) -> step_lib.TrainState:
+def _run(
+  stage: Stage,
+  state: step_lib.TrainState,
+  reference_params: Any | None,
+  saved: checkpoints_lib.Checkpoints,
+  start: int,
+) -> step_lib.TrainState:
   loop, mesh = stage.loop, stage.mesh
   step_fn = step_lib.make_step(
     stage.model,
@@ -211,7 +223,8 @@ def _run(stage: Stage, state, reference_params, saved, start: int) -> step_lib.T
       task = bar.add_task(stage.name, total=loop.steps, completed=start, note="")
       for step, batch in enumerate(data, start=start + 1):
         state, metrics = step_fn(
-          state, reference_params if stage.objective.needs_reference else None,
+          state,
+          reference_params if stage.objective.needs_reference else None,
           sharding.to_global(mesh, batch),
         )
         extra = {

@@ -32,7 +32,7 @@ class MetricWriter:
   as if the run had never been stopped.
   """
 
-  def __init__(self, directory: pathlib.Path, stage: str, resume_step: int):
+  def __init__(self, directory: pathlib.Path, stage: str, resume_step: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     self.path = directory / f"{stage}.jsonl"
     kept = [row for row in read_jsonl(self.path) if row["step"] <= resume_step]
@@ -51,6 +51,7 @@ class MetricWriter:
       self._board.add_scalar(name, value, step)
 
   def close(self) -> None:
+    """Closes the JSON lines and the TensorBoard files."""
     self._file.close()
     self._board.close()
 

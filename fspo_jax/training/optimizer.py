@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
+from jaxtyping import Array, Float
 import optax
 from optax import contrib
 
@@ -56,10 +58,12 @@ def schedule(peak: float, config: OptimizerConfig, steps: int) -> optax.Schedule
   )
 
 
-def _matrices(params):
+def _matrices(params: Any) -> Any:
   """Which parameters Muon takes: the blocks' matrices [layers, in, out]."""
 
-  def dimensions(path, leaf):
+  def dimensions(
+    path: jax.tree_util.KeyPath, leaf: Float[Array, "..."]
+  ) -> contrib.MuonDimensionNumbers | None:
     in_blocks = path[0].key == "blocks" and leaf.ndim == 3
     return contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2) if in_blocks else None
 

@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 import optax
 
-from fspo_jax import losses
-from fspo_jax import sharding
+from fspo_jax import losses, sharding
 from fspo_jax.episodes.batching import TreeBatch
 from fspo_jax.episodes.templates import Context, Kind
-from fspo_jax.models import scoring
-from fspo_jax.models import transformer
+from fspo_jax.models import scoring, transformer
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -46,13 +44,14 @@ class Objective:
   chosen_weight: float
   description_weight: float
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.beta <= 0:
       raise ValueError(f"loss.beta={self.beta} must be positive")
     losses.preference(self.name, jnp.zeros(()), self.beta, self.label_smoothing)
 
   @property
   def needs_reference(self) -> bool:
+    """Whether the reference is scored: only the preference loss compares with it."""
     return self.preference_weight > 0
 
 
@@ -70,9 +69,9 @@ def pair_margins(
   batch: TreeBatch,
   length_normalize: bool,
 ) -> Float[Array, "B P"]:
-  """h of every pair; padding pairs give whatever segment 0 gives, with weight 0."""
+  """H of every pair; padding pairs give whatever segment 0 gives, with weight 0."""
 
-  def pick(scores: scoring.SegmentScores, segments):
+  def pick(scores: scoring.SegmentScores, segments: Int[Array, "B P"]) -> Float[Array, "B P"]:
     values = losses.normalize(scores.logprob, scores.length, length_normalize)
     return jnp.take_along_axis(values, segments, axis=1)
 
@@ -143,7 +142,10 @@ def objective_value(
   if reference is not None:
     h = pair_margins(policy, reference, batch, objective.length_normalize)
     each = losses.preference(objective.name, h, objective.beta, objective.label_smoothing)
-    mean = lambda values, name: (weights[name] * values).sum() / counts[name]  # noqa: E731
+
+    def mean(values: Float[Array, "B P"], name: str) -> Float[Array, ""]:
+      return (weights[name] * values).sum() / counts[name]
+
     value = mean(each, "pair")
     terms.append(objective.preference_weight * value)
     correct = (h > 0) + 0.5 * (h == 0)
@@ -180,7 +182,9 @@ def make_step(
     The step; it donates the state. Reference params are None for an objective without one.
   """
 
-  def part_loss(params, reference_params, part, counts):
+  def part_loss(
+    params: Any, reference_params: Any, part: TreeBatch, counts: dict[str, Float[Array, ""]]
+  ) -> tuple[Float[Array, ""], Metrics]:
     policy = scoring.segment_scores(model, params, part, chunk=vocab_chunk)
     reference = None
     if objective.needs_reference:
@@ -190,7 +194,9 @@ def make_step(
 
   gradient = jax.grad(part_loss, has_aux=True)
 
-  def step(state: TrainState, reference_params, batch: TreeBatch):
+  def step(
+    state: TrainState, reference_params: Any, batch: TreeBatch
+  ) -> tuple[TrainState, Metrics]:
     counts = token_counts(batch)
     if accumulate == 1:
       grads, metrics = gradient(state.params, reference_params, batch, counts)
@@ -201,7 +207,7 @@ def make_step(
         batch,
       )
 
-      def body(total, part):
+      def body(total: Any, part: TreeBatch) -> tuple[Any, None]:
         return jax.tree.map(
           jnp.add, total, gradient(state.params, reference_params, part, counts)
         ), None
@@ -219,7 +225,7 @@ def make_step(
 
   jitted = jax.jit(step, donate_argnums=0)
 
-  def run(state: TrainState, reference_params, batch: TreeBatch):
+  def run(state: TrainState, reference_params: Any, batch: TreeBatch) -> tuple[TrainState, Metrics]:
     with sharding.use(mesh):
       return jitted(state, reference_params, batch)
 
@@ -230,7 +236,7 @@ def init_params(model: transformer.Transformer, mesh: jax.sharding.Mesh, seed: i
   """Random parameters, made where they live; the same values on any mesh."""
   ints = jnp.zeros((1, 2), jnp.int32)
 
-  def init():
+  def init() -> Any:
     return model.init(jax.random.key(seed), ints, ints, ints, ints)["params"]
 
   where = sharding.shardings(mesh, jax.eval_shape(init))
@@ -257,7 +263,7 @@ def init_state(
   # stops at Muon's masked parts.)
   leaves, _ = jax.tree_util.tree_flatten_with_path(params)
 
-  def place(path, leaf):
+  def place(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
     for param_path, param in leaves:
       if path[-len(param_path) :] == param_path and leaf.shape == param.shape:
         return param.sharding

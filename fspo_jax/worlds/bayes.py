@@ -30,8 +30,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 from jaxtyping import Float, Int
+import numpy as np
 
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds import reviews

@@ -8,13 +8,13 @@ them above all. The reward of a response is the summed weight of the tastes that
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
 
-import numpy as np
 from jaxtyping import Int
+import numpy as np
 
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds import reviews_text

@@ -16,9 +16,9 @@ read and write them within a minute on a CPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import itertools
 import re
-from collections.abc import Sequence
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
   "sentiment": ("positive", "negative"),

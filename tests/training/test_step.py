@@ -282,7 +282,9 @@ def test_a_mesh_of_eight_devices_trains_as_one_device_does(eight_devices, shape)
     np.testing.assert_array_equal(eight["initial"][name], values, err_msg=name)
   # Devices add up in another order than one alone does. After three steps that was found to be
   # 8e-6 of an array's largest entry, some 60 steps of float32; a wrong sum is off by 1e-1.
-  for ours, theirs in zip(facts["history"], one_facts["history"], strict=True):
+  for step, (ours, theirs) in enumerate(zip(facts["history"], one_facts["history"], strict=True)):
+    if step == 0:  # All margins are 0, and accuracy is the sign of what rounding leaves of them.
+      ours, theirs = ({k: v for k, v in m.items() if "accur" not in k} for m in (ours, theirs))
     assert ours == pytest.approx(theirs, rel=5e-5, abs=1e-5)
   _close(eight["gradient"], one["gradient"], rtol=5e-5)
   _close(eight["params"], one["params"], rtol=5e-5)
