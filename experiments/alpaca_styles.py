@@ -44,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.evaluation.shots = 4
   c.evaluation.episodes = 400
-  c.evaluation.rat_episodes = 100
+  c.evaluation.rat_episodes = 0  # no descriptions are trained
   c.evaluation.rows = 2
+  c.evaluation.win_rate_users = 0  # there is no true reward
   return c

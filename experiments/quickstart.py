@@ -11,7 +11,25 @@ from fspo_jax import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The config of the main job."""
+  """The config of the main job: the whole recipe in ten minutes on two cores."""
   c = config.default()
   c.model.layers = 2
+
+  c.sft.steps = 250
+  c.sft.row_tokens = 640
+  c.sft.scored_tokens = 384
+
+  c.preference.steps = 2000
+  c.preference.row_tokens = 656
+  c.preference.scored_tokens = 432
+  # With beta 0.5 DPO asks for about the margins of a calibrated generative model, which the
+  # likelihood of the chosen responses pulls towards as well.
+  c.preference.loss.name = "dpo"
+  c.preference.loss.beta = 0.5
+  c.preference.loss.preference_weight = 1.0
+  c.preference.optimizer.learning_rate = 2e-3
+  c.preference.optimizer.adam_learning_rate = 1e-3
+  c.preference.optimizer.decay_fraction = 0.6
+  c.preference.curriculum.start = 0.08
+  c.preference.curriculum.end = 0.4
   return c

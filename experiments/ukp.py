@@ -43,4 +43,5 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluation.episodes = 600
   c.evaluation.rat_episodes = 0
   c.evaluation.rows = 2
+  c.evaluation.win_rate_users = 0  # there is no true reward
   return c

@@ -7,9 +7,11 @@ python -m fspo_jax.main --config=experiments/quickstart.py --workdir=DIR [--conf
 
 from __future__ import annotations
 
+import logging
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from fspo_jax import recipe
@@ -22,12 +24,22 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
+def _set_up_logging() -> None:
+  """Our own messages, and of the libraries' (which share absl's logger) the warnings alone."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  ours = logging.getLogger("fspo_jax")
+  handler = logging.StreamHandler(sys.stderr)
+  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+  ours.addHandler(handler)
+  ours.setLevel(logging.INFO)
+  ours.propagate = False
+
+
 def main(argv: list[str]) -> int:
   """Checks everything, then runs. What cannot be done is said in one line, before any compute."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
-  logging.set_verbosity(logging.INFO)
-  logging.use_absl_handler()
+  _set_up_logging()
   try:
     plan = recipe.make_plan(_CONFIG.value)
     workdir = Workdir(_WORKDIR.value, recipe.as_json(_CONFIG.value))

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import dataclasses
 import json
+import logging
 from typing import Any
 
-from absl import logging
 import jax
 import ml_collections
 import optax
@@ -27,6 +27,8 @@ from fspo_jax.preferences import Preference, read_jsonl, split
 from fspo_jax.training import loop, metrics, optimizer, step
 from fspo_jax.workdir import Workdir
 from fspo_jax.worlds.reviews import ReviewsWorld
+
+_LOG = logging.getLogger(__name__)
 
 STAGES = ("tokenizer", "sft", "preference", "evaluate")
 
@@ -186,12 +188,12 @@ class Recipe:
       STAGES, (self.tokenizer, self.sft, self.preference, self.evaluate), strict=True
     ):
       if self.workdir.finished(name):
-        logging.info("stage %s: already finished", name)
+        _LOG.info("stage %s: already finished", name)
         continue
-      logging.info("stage %s: starting", name)
+      _LOG.info("stage %s: starting", name)
       with self.workdir.running(name):
         stage()
-      logging.info("stage %s: finished in %.0f s", name, self.workdir.seconds()[name])
+      _LOG.info("stage %s: finished in %.0f s", name, self.workdir.seconds()[name])
 
   def tokenizer(self) -> None:
     """Trains the tokenizer on the training text."""
@@ -209,7 +211,7 @@ class Recipe:
     model, formatter = self._model()
     initial = step.init_params(model, self.plan.mesh, self.config.seed)
     count = sum(x.size for x in jax.tree.leaves(initial))
-    logging.info("model: %s parameters, %d token ids", f"{count:,}", formatter.tokenizer.vocab_size)
+    _LOG.info("model: %s parameters, %d token ids", f"{count:,}", formatter.tokenizer.vocab_size)
     loop.train(self._stage("sft", model, formatter), initial, None)
 
   def preference(self) -> None:
@@ -232,7 +234,7 @@ class Recipe:
     )
     found = {}
     for name, episodes in plan.evaluation.items():
-      logging.info("evaluating on %s users", name)
+      _LOG.info("evaluating on %s users", name)
       evaluation = evaluate.SplitEvaluation(
         name,
         episodes,

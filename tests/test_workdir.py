@@ -96,15 +96,19 @@ def test_the_seconds_of_a_stage_that_was_stopped_add_up(tmp_path, monkeypatch):
     with pytest.raises(error), run.running("sft"):
       clock.now += seconds
       raise error
+    run = Workdir(tmp_path / "run", CONFIG)  # the next process
     assert not run.finished("sft")
     assert run.seconds() == {}
-    run = Workdir(tmp_path / "run", CONFIG)  # the next process
     clock.now += 50.0  # between the processes, which is nobody's time
   with run.running("sft"):
     clock.now += 5.0
   with run.running("preference"):
     clock.now += 1.5
-  assert run.seconds() == {"preference": 1.5, "sft": 12.0}
+    assert run.seconds() == {"preference": 1.5, "sft": 12.0}  # of the running stage so far
+    assert not run.finished("preference")
+    clock.now += 0.5
+  clock.now += 50.0
+  assert run.seconds() == {"preference": 2.0, "sft": 12.0}
   assert run.finished("sft") and run.finished("preference")
   assert not list(run.path.glob("stages/*.partial*"))
 

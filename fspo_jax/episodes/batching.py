@@ -116,7 +116,7 @@ def fit(
       raise ValueError(
         f"user {episodes[0].user_id!r}: the queries alone take {sum(len(t.tree) for t in built)} "
         f"tokens ({sum(_scored(t) for t in built)} scored), more than the row's {packing.tokens} "
-        f"({packing.scored_tokens}); raise episodes.row_tokens or episodes.scored_tokens"
+        f"({packing.scored_tokens}); raise the stage's row_tokens or scored_tokens"
       )
     longest = max(droppable, key=lambda i: len(built[i].tree))
     episodes = list(episodes)

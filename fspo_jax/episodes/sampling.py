@@ -186,7 +186,7 @@ class UserEpisodes:
     return (
       f"user {user.user_id!r} has {len(user.preferences)} preferences on {len(per_prompt)} prompts "
       f"({len(asked)} of them to ask about): too few for {queries} queries and, on other prompts, "
-      f"{shots} shots (episodes.queries, episodes.shots)"
+      f"{shots} shots (keys `queries` and `shots` of the stage)"
     )
 
   def __call__(self, index: int) -> Episode:

@@ -124,7 +124,7 @@ class UserSource:
     )
     if not kept:
       raise ValueError(
-        f"episodes.shots={shots}: no user of {self.name} ({where}) has preferences enough"
+        f"{where}: shots={shots}: no user of {self.name} ({where}) has preferences enough"
       )
     self._counts[f"users set aside, {where}: too few preferences for {shots} shots"] = len(
       users

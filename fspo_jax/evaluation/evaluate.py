@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import logging
 from typing import Any
 
-from absl import logging
 import jax
 from jaxtyping import Float
 import numpy as np
@@ -24,6 +24,8 @@ from fspo_jax.inference.sampler import Decoding
 from fspo_jax.models import transformer
 from fspo_jax.worlds import bayes
 from fspo_jax.worlds.reviews import ReviewsWorld
+
+_LOG = logging.getLogger(__name__)
 
 Margins = Float[np.ndarray, " episodes"]
 # What rules that know nothing of the user reach: (user_id, query) pairs -> {rule: accuracy}.
@@ -228,7 +230,7 @@ class SplitEvaluation:
       match = win_rate.play(world, users, prompts, players, decoding, seed=self.seed)
       ids = self.user_ids[: len(episodes)]
       rates[temperature] = {name: match.interval(name, ids, s.bootstrap) for name in players}
-      logging.info("%s: responses cut at the limit: %s", self.split, match.unfinished)
+      _LOG.info("%s: responses cut at the limit: %s", self.split, match.unfinished)
       samples = samples or self._samples(match, prompts, written)
     return rates, samples
 
@@ -309,7 +311,7 @@ def evaluate_split(
   margins, facts = evaluation.margins()
   reference = facts.pop("reference")
   written: list[list[str]] = []
-  if evaluation.described:
+  if evaluation.described and evaluation.settings.rat_episodes:
     described, written = evaluation.described_margins(reference)
     margins |= described
   accuracy, intervals = evaluation.intervals(margins)

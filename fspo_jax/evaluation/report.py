@@ -25,16 +25,20 @@ from fspo_jax.preferences import Preference
 # What each method is and how it is scored, for the footnotes.
 _WHAT_IT_IS: Mapping[str, str] = {
   "base": (
-    "the SFT model, given the question only; scored by the raw margin, the difference of the two "
+    "the SFT model, given the question only; its accuracy is by the raw difference of the two "
     "responses' log-probabilities."
   ),
-  "fewshot_prompted": "the SFT model with the shots in its prompt; scored by the raw margin.",
+  "fewshot_prompted": (
+    "the SFT model with the shots in its prompt; scored by how much the shots move the log-odds of "
+    "the two responses, against the same model without them. Its SFT saw shots whose labels carry "
+    "no information."
+  ),
   "fspo": (
     "the preference-trained model with the shots in its context; scored by the margin of implicit "
-    "rewards, against the frozen reference."
+    "rewards, against the frozen reference with the same shots."
   ),
   "fspo_rat": "the same as FSPO, and in its context also a description it wrote from the shots.",
-  "oracle": "the same model as FSPO, with the user's gold description instead.",
+  "oracle": "the same as FSPO, and in its context also the user's gold description.",
 }
 _SHOTS_SHOWN = 3
 

@@ -9,7 +9,7 @@ predicted, and the log-sum-exp runs over the vocabulary chunk by chunk, recomput
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,8 @@ class SegmentScores(NamedTuple):
   length: Float[Array, "B G"]
 
 
-# Over the chunks so far: the largest logit, the sum of exponentials under it, the target's logit.
-_Carry = tuple[Float[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"]]
+# Over the chunks so far: the largest logit, and the sum of exponentials under it.
+_Carry = tuple[Float[Array, " S"], Float[Array, " S"]]
 
 
 def token_logprobs(
@@ -61,33 +61,87 @@ def token_logprobs(
   Returns:
     log softmax(hidden @ head)[targets].
   """
-  vocab = head.shape[1]
-  chunks = -(-vocab // chunk)
-  padded = jnp.pad(head, ((0, 0), (0, chunks * chunk - vocab)))
-  pieces = jnp.moveaxis(padded.reshape(head.shape[0], chunks, chunk), 1, 0)
+  flat = hidden.reshape(-1, hidden.shape[-1])
+  return _logprobs(flat, head.T, targets.reshape(-1), chunk).reshape(targets.shape)
 
-  @functools.partial(jax.checkpoint, prevent_cse=False)
+
+def _chunks(table: Float[Array, "V D"], chunk: int) -> tuple[Float[Array, "N C D"], Array]:
+  """The table in pieces, the last one padded, and the id that each piece starts at."""
+  vocab, width = table.shape
+  chunk = min(chunk, vocab)
+  count = -(-vocab // chunk)
+  padded = jnp.pad(table, ((0, count * chunk - vocab), (0, 0)))
+  return padded.reshape(count, chunk, width), jnp.arange(count) * chunk
+
+
+def _logits(
+  hidden: Float[Array, "S D"], piece: Float[Array, "C D"], start: Array, vocab: int
+) -> Float[Array, "S C"]:
+  logits = jnp.matmul(hidden, piece.astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+  if vocab % piece.shape[0] == 0:
+    return logits
+  return jnp.where((start + jnp.arange(piece.shape[0]) < vocab)[None, :], logits, -jnp.inf)
+
+
+def _target_logits(
+  hidden: Float[Array, "S D"], table: Float[Array, "V D"], targets: Int[Array, " S"]
+) -> Float[Array, " S"]:
+  return (hidden.astype(jnp.float32) * table[targets].astype(jnp.float32)).sum(-1)
+
+
+def _normalizer(hidden: Float[Array, "S D"], table: Float[Array, "V D"], chunk: int) -> _Carry:
+  """The largest logit, and the sum of exponentials under it: apart, since their sum rounds."""
+
+  def step(carry: _Carry, piece_and_start: tuple[Array, Array]) -> tuple[_Carry, None]:
+    largest, total = carry
+    logits = _logits(hidden, *piece_and_start, table.shape[0])
+    top = jnp.maximum(largest, logits.max(-1))
+    total = total * jnp.exp(largest - top) + jnp.exp(logits - top[:, None]).sum(-1)
+    return (top, total), None
+
+  zeros = jnp.zeros(hidden.shape[0], jnp.float32)
+  normalizer, _ = jax.lax.scan(step, (zeros - 1e30, zeros), _chunks(table, chunk))
+  return normalizer
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _logprobs(
+  hidden: Float[Array, "S D"], table: Float[Array, "V D"], targets: Int[Array, " S"], chunk: int
+) -> Float[Array, " S"]:
+  return _logprobs_forward(hidden, table, targets, chunk)[0]
+
+
+def _logprobs_forward(
+  hidden: Float[Array, "S D"], table: Float[Array, "V D"], targets: Int[Array, " S"], chunk: int
+) -> tuple[Float[Array, " S"], Any]:
+  largest, total = _normalizer(hidden, table, chunk)
+  logprobs = _target_logits(hidden, table, targets) - largest - jnp.log(total)
+  return logprobs, (hidden, table, targets, largest, total)
+
+
+def _logprobs_backward(chunk: int, saved: Any, g: Float[Array, " S"]) -> tuple[Array, Array, None]:
+  """The gradient, (one-hot(target) - softmax) d logits, a chunk at a time."""
+  hidden, table, targets, largest, total = saved
+
   def step(
-    carry: _Carry, piece_and_start: tuple[Float[Array, "D C"], Int[Array, ""]]
-  ) -> tuple[_Carry, None]:
-    largest, total, target_logit = carry
+    d_hidden: Float[Array, "S D"], piece_and_start: tuple[Array, Array]
+  ) -> tuple[Array, Array]:
     piece, start = piece_and_start
-    logits = jnp.matmul(hidden, piece.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    ids = start + jnp.arange(chunk)
-    logits = jnp.where(ids < vocab, logits, -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.maximum(largest, logits.max(-1)))
-    total = total * jnp.exp(largest - top) + jnp.exp(logits - top[..., None]).sum(-1)
-    local = targets - start
-    here = (local >= 0) & (local < chunk)
-    picked = jnp.take_along_axis(logits, jnp.clip(local, 0, chunk - 1)[..., None], axis=-1)
-    return (top, total, jnp.where(here, picked[..., 0], target_logit)), None
+    logits = _logits(hidden, piece, start, table.shape[0])
+    softmax = jnp.exp(logits - largest[:, None]) / total[:, None]
+    d_logits = (softmax * -g[:, None]).astype(hidden.dtype)
+    d_hidden += jnp.matmul(d_logits, piece.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    d_piece = jnp.matmul(d_logits.T, hidden, preferred_element_type=jnp.float32)
+    return d_hidden, d_piece
 
-  zeros = jnp.zeros(targets.shape, jnp.float32)
-  starts = jnp.arange(chunks) * chunk
-  (largest, total, target_logit), _ = jax.lax.scan(
-    step, (zeros - 1e30, zeros, zeros), (pieces, starts)
-  )
-  return target_logit - largest - jnp.log(total)
+  of_target = g[:, None] * table[targets].astype(jnp.float32)
+  d_hidden, d_pieces = jax.lax.scan(step, of_target, _chunks(table, chunk))
+  d_table = d_pieces.reshape(-1, table.shape[1])[: table.shape[0]]
+  d_table = d_table.at[targets].add(g[:, None] * hidden.astype(jnp.float32))
+  return d_hidden.astype(hidden.dtype), d_table.astype(table.dtype), None
+
+
+_logprobs.defvjp(_logprobs_forward, _logprobs_backward)
 
 
 def segment_scores(

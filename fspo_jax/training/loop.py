@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import pathlib
 import time
 from typing import Any
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,6 +21,8 @@ from fspo_jax.episodes import batching
 from fspo_jax.models import transformer
 from fspo_jax.training import metrics as metrics_lib
 from fspo_jax.training import step as step_lib
+
+_LOG = logging.getLogger(__name__)
 
 # The policy's own forward pass against the reference's is the same program on the same numbers;
 # this leaves room for nothing but a different order of sums.
@@ -185,7 +187,7 @@ def train(stage: Stage, initial_params: Any, reference_params: Any | None) -> An
       start = got.step
       step = jax.device_put(jnp.int32(start), state.step.sharding)
       state = step_lib.TrainState(step, got.params, got.opt_state)
-      logging.info("%s: resuming after step %d", stage.name, start)
+      _LOG.info("%s: resuming after step %d", stage.name, start)
     if start < loop.steps:
       state = _run(stage, state, reference_params, saved, start)
     return state.params
