@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.sft.row_tokens = 640
   c.sft.scored_tokens = 384
 
-  c.preference.steps = 2000
+  c.preference.steps = 1800
   c.preference.row_tokens = 656
   c.preference.scored_tokens = 432
   # With beta 0.5 DPO asks for about the margins of a calibrated generative model, which the

@@ -107,7 +107,7 @@ def default() -> ml_collections.ConfigDict:
   c.evaluation.max_row_tokens = 8192  # longer episodes lose whole shots, oldest first, counted
   c.evaluation.rat_episodes = 250  # of them, per split, for descriptions, written and gold
   c.evaluation.win_rate_users = 200  # of them, per split; worlds only
-  c.evaluation.win_rate_prompts = 3  # prompts answered for each of these users
+  c.evaluation.win_rate_prompts = 2  # prompts answered for each of these users
   c.evaluation.temperatures = (0.3, 1.0)  # of responses; the first is `win_rate` of results.json
   c.evaluation.top_p = 1.0  # of responses
   c.evaluation.description_temperature = 0.0  # of written descriptions; 0 is greedy

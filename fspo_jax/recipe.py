@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import logging
+import statistics
 from typing import Any
 
 import jax
@@ -303,13 +304,17 @@ class Recipe:
       "wall_seconds": self.workdir.seconds(),
       "environment": results_lib.environment(seed=self.config.seed)
       | {"devices": [d.device_kind for d in self.plan.mesh.devices.flat]},
-      "padding": {
+      "padding_fraction": {
         **{
-          name: self._mean_metric(name, "data/padding_fraction") for name in ("sft", "preference")
+          name: self._metric(name, "data/padding_fraction", statistics.fmean)
+          for name in ("sft", "preference")
         },
         **{f"evaluation, {split}": r.facts["padding_fraction"] for split, r in found.items()},
       },
-      "dropped_shots": {split: r.facts["dropped_shots"] for split, r in found.items()},
+      "dropped_shots": {
+        **{n: self._metric(n, "data/dropped_shots", sum) for n in ("sft", "preference")},
+        **{f"evaluation, {split}": r.facts["dropped_shots"] for split, r in found.items()},
+      },
     }
     if self.plan.world is not None:
       for i, t in enumerate(temperatures):
@@ -339,6 +344,7 @@ class Recipe:
       figures={"The preference stage": "training.png"},
     )
 
-  def _mean_metric(self, stage: str, name: str) -> float:
+  def _metric(self, stage: str, name: str, of: Callable[[list[float]], float]) -> float:
+    """One number `of` all the rows of a stage's metrics."""
     rows = metrics.read_jsonl(self.workdir.path / "metrics" / f"{stage}.jsonl")
-    return sum(row[name] for row in rows) / len(rows)
+    return of([row[name] for row in rows])

@@ -13,8 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from fspo_jax import checkpoints
-from fspo_jax import sharding
+from fspo_jax import checkpoints, sharding
 from fspo_jax.training import step
 from tests import tiny
 
@@ -133,7 +132,9 @@ def test_without_a_checkpoint_the_message_says_where_and_what_was_expected(tmp_p
     for read in (saved.metadata, saved.tokenizer, lambda: saved.restore_params({})):
       with pytest.raises(FileNotFoundError) as caught:
         read()
-      assert str(caught.value) == f"{tmp_path / 'none'}: no checkpoint; expected <step>/params in it"
+      assert (
+        str(caught.value) == f"{tmp_path / 'none'}: no checkpoint; expected <step>/params in it"
+      )
 
 
 def main(source, target, facts):
@@ -150,7 +151,9 @@ def main(source, target, facts):
   assert all(arrays[name].sharding == wanted[name].sharding for name in wanted)
   with checkpoints.Checkpoints(target) as saved:
     saved.save(5, got.params, got.opt_state, CONFIG, TOKENIZER)
-  places = {n: [len(x.sharding.device_set), x.addressable_shards[0].data.shape] for n, x in arrays.items()}
+  places = {
+    n: [len(x.sharding.device_set), x.addressable_shards[0].data.shape] for n, x in arrays.items()
+  }
   pathlib.Path(facts).write_text(json.dumps(places))
 
 

@@ -17,7 +17,9 @@ H = np.asarray([-300.0, -7.5, -1.0, -1e-3, 0.0, 1e-3, 0.4, 5.0, 12.0, 300.0])
 
 
 def _sigmoid(x):
-  return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
+  return np.where(
+    x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x)))
+  )
 
 
 def _log_sigmoid(x):

@@ -3,8 +3,7 @@
 """Tests of the mesh and the table of rules; training on real meshes is in training/test_step.py."""
 
 import jax
-from jax.sharding import PartitionSpec
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import PartitionSpec, SingleDeviceSharding
 import numpy as np
 import pytest
 

@@ -8,8 +8,7 @@ import time
 import pytest
 
 from fspo_jax import workdir
-from fspo_jax.workdir import Workdir
-from fspo_jax.workdir import WorkdirError
+from fspo_jax.workdir import Workdir, WorkdirError
 
 CONFIG = {"seed": 0, "model": {"width": 96, "dims": {"heads": 3}}, "shots": [0, 8], "name": None}
 

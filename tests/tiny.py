@@ -13,11 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fspo_jax.episodes import batching
-from fspo_jax.episodes import sampling
-from fspo_jax.episodes import templates
-from fspo_jax.episodes import tokenizers
-from fspo_jax.episodes import trees
+from fspo_jax.episodes import batching, sampling, templates, tokenizers, trees
 from fspo_jax.models import transformer
 from fspo_jax.training import step
 from fspo_jax.worlds.reviews import ReviewsWorld
@@ -74,7 +70,8 @@ def params(decoder, seed=0):
       values *= 0.5
     return jnp.asarray(values, shape.dtype)
 
-  return jax.tree_util.tree_map_with_path(fill, shapes)
+  with jax.ensure_compile_time_eval():  # no tracers in the cache, whoever asks first
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 @functools.partial(jax.jit, static_argnums=0)

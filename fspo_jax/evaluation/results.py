@@ -18,8 +18,10 @@ real users has no world behind it, hence one split and, where no judge was asked
 `bayes_accuracy` and `win_rate`.
 
 More top-level keys may follow, of any JSON. Three are known and checked too: `win_rate_*` (of the
-shape of `win_rate`), "baselines" ({NAME: {SPLIT: preference accuracy}}) and "padding_fraction" (a
-fraction of the tokens).
+shape of `win_rate`), "baselines" ({NAME: {SPLIT: preference accuracy}}) and "padding_fraction"
+({STAGE or "evaluation, SPLIT": fraction of the tokens}). A recipe also writes "dropped_shots" (the
+same keys: whole shots that rows had no room for) and, for a world, "description_f1" ({SPLIT: {k: F1
+of the tastes that the written descriptions name}}).
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def validate(results: Results) -> None:
       results["baselines"], "baselines", lambda by, path: _check_splits(by, path, _check_rate)
     )
   if "padding_fraction" in results:
-    _check_rate(results["padding_fraction"], "padding_fraction")
+    _check_each(results["padding_fraction"], "padding_fraction", _check_rate)
 
 
 def write(path: str | os.PathLike[str], results: Results) -> None:
@@ -143,7 +145,8 @@ def environment(*, seed: int | None = None) -> dict[str, Any]:
     that holds this package, ending in "-dirty" where files differ from it, or None).
   """
   facts = {
-    "command": shlex.join(["python", *sys.orig_argv[1:]]),
+    # As it would be typed in the current folder.
+    "command": shlex.join(["python", *sys.orig_argv[1:]]).replace(f"{os.getcwd()}/", ""),
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "python": platform.python_version(),
     "platform": platform.platform(),

@@ -63,6 +63,15 @@ class LoopConfig:
       raise ValueError(
         f"accumulate={self.accumulate} does not divide rows_per_step={self.rows_per_step}"
       )
+    if self.checkpoint_every % self.log_every:
+      raise ValueError(
+        f"log_every={self.log_every} does not divide checkpoint_every={self.checkpoint_every}: a "
+        "resumed run would write other rows of metrics than one that was never stopped"
+      )
+
+  def logs(self, step: int) -> bool:
+    """Whether a step has a row in the metrics file."""
+    return step % self.log_every == 0 or step in (1, self.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +164,7 @@ class _Reader:
       )
     if step == 1 and self._stage.objective.needs_reference:
       check_step0(self._stage.objective, values)
-    if step % self._stage.loop.log_every == 0 or step in (1, self._stage.loop.steps):
+    if self._stage.loop.logs(step):
       self._writer.write(step, values | extra)
     return values
 
@@ -223,17 +232,23 @@ def _run(
   try:
     with metrics_lib.progress_bar() as bar:
       task = bar.add_task(stage.name, total=loop.steps, completed=start, note="")
+      dropped = 0.0
       for step, batch in enumerate(data, start=start + 1):
         state, metrics = step_fn(
           state,
           reference_params if stage.objective.needs_reference else None,
           sharding.to_global(mesh, batch),
         )
-        extra = {
-          "data/padding_fraction": batching.padding_fraction(batch),
-          "data/dropped_shots": float(batch.dropped_shots.sum()),
-        }
-        values = reader.push(step, metrics, extra)
+        dropped += float(batch.dropped_shots.sum())
+        values = reader.push(
+          step,
+          metrics,
+          {
+            "data/padding_fraction": batching.padding_fraction(batch),
+            "data/dropped_shots": dropped,  # since the last row of the file
+          },
+        )
+        dropped = 0.0 if loop.logs(step) else dropped
         bar.update(task, completed=step, note=_note(values))
         if step % loop.checkpoint_every == 0 or step == loop.steps:
           reader.flush()  # nothing that is not a number is ever saved

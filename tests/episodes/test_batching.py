@@ -9,13 +9,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from fspo_jax.episodes import batching
-from fspo_jax.episodes import templates
-from fspo_jax.episodes import trees
+from fspo_jax.episodes import batching, templates, trees
 from fspo_jax.episodes.batching import Packing
 from fspo_jax.episodes.sampling import Episode
-from fspo_jax.episodes.templates import Kind
-from fspo_jax.episodes.templates import Layout
+from fspo_jax.episodes.templates import Kind, Layout
 from fspo_jax.preferences import Preference
 from tests import tiny
 
@@ -153,7 +150,9 @@ def test_pairs_compare_the_responses_of_one_question():
       chosen, rejected = take("pair_chosen", p), take("pair_rejected", p)
       assert take("segment_kind", chosen) == Kind.CHOSEN
       assert take("segment_kind", rejected) == Kind.REJECTED
-      assert take("segment_shots", chosen) == take("segment_shots", rejected) == take("pair_shots", p)
+      assert (
+        take("segment_shots", chosen) == take("segment_shots", rejected) == take("pair_shots", p)
+      )
       first = [batch.source[row][batch.segment[row] == s][0] for s in (chosen, rejected)]
       assert first[0] == first[1]
     assert take("pair_episode", slice(None)).tolist() == [0] * 5 + [1] * 5

@@ -10,14 +10,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from fspo_jax.episodes.sampling import Curriculum
-from fspo_jax.episodes.sampling import Episode
-from fspo_jax.episodes.sampling import UserEpisodes
-from fspo_jax.episodes.sampling import WorldEpisodes
-from fspo_jax.preferences import Preference
-from fspo_jax.preferences import User
-from fspo_jax.worlds.reviews_text import ATTRIBUTES
-from fspo_jax.worlds.reviews_text import NAMES
+from fspo_jax.episodes.sampling import Curriculum, Episode, UserEpisodes, WorldEpisodes
+from fspo_jax.preferences import Preference, User
+from fspo_jax.worlds.reviews_text import ATTRIBUTES, NAMES
 from tests import tiny
 
 USERS = tuple(
@@ -157,7 +152,9 @@ def test_a_querys_prompt_is_never_among_the_shots(user, shots, queries, query_pr
   _users(), st.integers(0, 5), st.integers(1, 3), st.none() | st.frozensets(st.sampled_from("abcd"))
 )
 def test_only_users_who_could_fall_short_are_refused(user, shots, queries, query_prompts):
-  asked = sorted({p.prompt for p in user.preferences} & set(query_prompts or "abcd" * (query_prompts is None)))
+  asked = sorted(
+    {p.prompt for p in user.preferences} & set(query_prompts or "abcd" * (query_prompts is None))
+  )
   by_size = sorted(asked, key=lambda q: -sum(p.prompt == q for p in user.preferences))
   worst = set(by_size[:queries])
   left = sum(p.prompt not in worst for p in user.preferences)
@@ -179,7 +176,9 @@ def test_a_shortfall_says_who_has_what_and_what_was_asked():
 
 def test_an_episode_that_leaks_is_refused():
   shot = Preference("p", "a", "b")
-  with pytest.raises(ValueError, match=re.escape("user u: a query's prompt is among its shots: 'p'")):
+  with pytest.raises(
+    ValueError, match=re.escape("user u: a query's prompt is among its shots: 'p'")
+  ):
     Episode("u", (shot,), (Preference("p", "c", "d"),))
 
 

@@ -7,13 +7,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from fspo_jax.episodes import templates
-from fspo_jax.episodes import trees
+from fspo_jax.episodes import templates, trees
 from fspo_jax.episodes.sampling import Episode
-from fspo_jax.episodes.templates import Context
-from fspo_jax.episodes.templates import Kind
-from fspo_jax.episodes.templates import Layout
-from fspo_jax.episodes.templates import Segment
+from fspo_jax.episodes.templates import Context, Kind, Layout, Segment
 from fspo_jax.preferences import Preference
 from tests import tiny
 
@@ -152,8 +148,10 @@ def test_every_path_reads_as_its_shots_and_then_its_question_and_answer(data):
   built = _build(episode, layout)
   assert len(built.segments) == layout.max_segments(shots, queries)
   assert len(built.pairs) == layout.max_pairs(shots, queries)
-  before = ["^" + "".join(f"?{s.prompt}!{s.chosen}$~{s.rejected}$" for s in episode.shots[:k])
-            for k in range(shots + 1)]
+  before = [
+    "^" + "".join(f"?{s.prompt}!{s.chosen}$~{s.rejected}$" for s in episode.shots[:k])
+    for k in range(shots + 1)
+  ]
   expected, pairs = [], []
 
   def responses(start, preference, k, context):
@@ -185,7 +183,9 @@ def test_every_path_reads_as_its_shots_and_then_its_question_and_answer(data):
   if layout.shot_pairs:
     on_trunk = set(built.tree.segments[trunk].tolist())
     for k, shot in enumerate(episode.shots):
-      (segment,) = [i for i, path in enumerate(paths) if path == f"{before[k]}?{shot.prompt}!{shot.chosen}$"]
+      (segment,) = [
+        i for i, path in enumerate(paths) if path == f"{before[k]}?{shot.prompt}!{shot.chosen}$"
+      ]
       assert segment in on_trunk
 
 

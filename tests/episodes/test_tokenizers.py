@@ -26,7 +26,9 @@ def test_any_text_comes_back(text):
   assert all(0 <= i < tokenizer.vocab_size for i in ids)
 
 
-@pytest.mark.parametrize("text", ["", " ", "  two  spaces ", "\n\n", "\x00", "a<question>b", "日本 🎬"])
+@pytest.mark.parametrize(
+  "text", ["", " ", "  two  spaces ", "\n\n", "\x00", "a<question>b", "日本 🎬"]
+)
 def test_awkward_text_comes_back(text):
   assert tiny.tokenizer().decode(tiny.tokenizer().encode(text)) == text
 

@@ -34,7 +34,9 @@ def test_a_small_tree_by_hand():
   #          +- g h   parent   -1 0 1 2 1 4 4 6
   leaf = Node((6,), 3)
   tree = trees.flatten(
-    Node((1, 2), 0, children=(Node((3, 4), 1, 0), Node((5,), 2, children=(leaf, Node((7, 8), 4, 1)))))
+    Node(
+      (1, 2), 0, children=(Node((3, 4), 1, 0), Node((5,), 2, children=(leaf, Node((7, 8), 4, 1))))
+    )
   )
   np.testing.assert_array_equal(tree.tokens, [1, 2, 3, 4, 5, 6, 7, 8])
   np.testing.assert_array_equal(tree.roles, [0, 0, 1, 1, 2, 3, 4, 4])

@@ -75,7 +75,7 @@ def test_later_additions_are_welcome():
   results = _results()
   results["win_rate_temperature_1"] = results["win_rate"]
   results["baselines"] = {"majority": {"unseen": 0.52}}
-  results["padding_fraction"] = 0.1
+  results["padding_fraction"] = {"sft": 0.1}
   results["descriptions"] = {"anything": [1, "two", None, True]}
   results_lib.validate(results)
 
@@ -116,7 +116,7 @@ def test_later_additions_are_welcome():
     ("environment", None, "environment: "),
     ("environment.date", {1, 2}, r"environment\.date: "),
     ("baselines.majority.unseen", 52, r"baselines\.majority\.unseen: "),
-    ("padding_fraction", 7, "padding_fraction: "),
+    ("padding_fraction", {"sft": 7}, "padding_fraction.sft: "),
     ("later", [0, {"x": float("inf")}], r"later\[1\]\.x: "),
   ],
 )

@@ -54,9 +54,7 @@ def inputs():
 
 @functools.partial(jax.jit, static_argnames="block")
 def _value_and_gradients(q, k, v, ends, cotangent, *, block):
-  out, pull = jax.vjp(
-    lambda q, k, v: attention.tree_attention(q, k, v, ends, block=block), q, k, v
-  )
+  out, pull = jax.vjp(lambda q, k, v: attention.tree_attention(q, k, v, ends, block=block), q, k, v)
   return out, pull(cotangent)
 
 

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fspo_jax.episodes import batching
-from fspo_jax.episodes import templates
-from fspo_jax.episodes import trees
+from fspo_jax.episodes import batching, templates, trees
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Layout
 from fspo_jax.models import scoring
@@ -39,7 +37,9 @@ def test_any_chunk_of_the_vocabulary_gives_log_softmax_and_its_gradient(chunk):
     return jax.vjp(
       lambda h, w: scoring.token_logprobs(h, w, jnp.asarray(targets), chunk=chunk), hidden, head
     )[0], jax.grad(
-      lambda h, w: (scoring.token_logprobs(h, w, jnp.asarray(targets), chunk=chunk) * weights).sum(),
+      lambda h, w: (
+        scoring.token_logprobs(h, w, jnp.asarray(targets), chunk=chunk) * weights
+      ).sum(),
       (0, 1),
     )(hidden, head)
 
@@ -59,7 +59,9 @@ def test_extreme_logits_neither_overflow_nor_vanish():
   head = jnp.asarray([[1e4, -1e4, 0.0, 1e4]])
   found = scoring.token_logprobs(jnp.ones((4, 1)), head, jnp.arange(4), chunk=3)
   np.testing.assert_allclose(found, np.asarray([0, -2e4, -1e4, 0]) - np.log(2), rtol=1e-6)
-  gradient = jax.grad(lambda w: scoring.token_logprobs(jnp.ones((1, 1)), w, jnp.ones(1, int), chunk=3)[0])
+  gradient = jax.grad(
+    lambda w: scoring.token_logprobs(jnp.ones((1, 1)), w, jnp.ones(1, int), chunk=3)[0]
+  )
   np.testing.assert_allclose(gradient(head), [[-0.5, 1.0, 0.0, -0.5]], atol=1e-6)
 
 

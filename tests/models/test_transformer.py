@@ -12,10 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fspo_jax.episodes import batching
-from fspo_jax.episodes import trees
-from fspo_jax.models import scoring
-from fspo_jax.models import transformer
+from fspo_jax.episodes import batching, trees
+from fspo_jax.models import scoring, transformer
 from tests import tiny
 
 
@@ -138,7 +136,9 @@ def test_remat_policies_and_block_sizes_change_memory_and_nothing_else():
     decoder = transformer.Transformer(dataclasses.replace(plain.config, **changes))
     other_loss, other = _loss_and_gradient(decoder, params, batch)
     np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
-    for (name, ours), theirs in zip(tiny.flat(other).items(), jax.tree.leaves(gradient), strict=True):
+    for (name, ours), theirs in zip(
+      tiny.flat(other).items(), jax.tree.leaves(gradient), strict=True
+    ):
       np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest, err_msg=f"{changes} {name}")
 
 

@@ -94,7 +94,9 @@ def _files(stage):
 
 
 def _assert_same(params, expected):
-  for (name, ours), theirs in zip(tiny.flat(params).items(), jax.tree.leaves(expected), strict=True):
+  for (name, ours), theirs in zip(
+    tiny.flat(params).items(), jax.tree.leaves(expected), strict=True
+  ):
     np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
 
@@ -167,8 +169,9 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(uninterrupted, tmp_path):
 
 
 def main(directory):
-  """Trains, waiting for a row for so long that there is time to kill it in between."""
-  _train(_stage(directory, seconds=0.1))
+  """Trains, waiting for every row, none made ahead: there is time to kill it in between."""
+  stage = _stage(directory, seconds=0.2)
+  _train(dataclasses.replace(stage, loop=dataclasses.replace(stage.loop, data_threads=0)))
 
 
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not(uninterrupted, tmp_path):

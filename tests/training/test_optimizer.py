@@ -109,9 +109,7 @@ def test_the_gradient_is_clipped_as_a_whole_and_the_decay_is_decoupled():
   params = {"embedding": jnp.asarray([[2.0, 0.0]]), "head": jnp.asarray([[4.0]])}
   gradient = {"embedding": jnp.asarray([[3.0, 0.0]]), "head": jnp.asarray([[4.0]])}  # of norm 5
   updates, state = rule.update(gradient, rule.init(params), params)
-  (second_moment,) = [
-    v for n, v in tiny.flat(state).items() if n.endswith(".nu['head']")
-  ]
+  (second_moment,) = [v for n, v in tiny.flat(state).items() if n.endswith(".nu['head']")]
   # (1 - b2) (4 / 5)^2: the second moment has seen the clipped gradient.
   assert float(second_moment[0, 0]) == pytest.approx(0.1 * 0.8**2)
   # rate (sign + weight_decay * parameter)

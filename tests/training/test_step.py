@@ -16,9 +16,7 @@ import pytest
 
 from fspo_jax import sharding
 from fspo_jax.episodes import batching
-from fspo_jax.episodes.templates import Context
-from fspo_jax.episodes.templates import Kind
-from fspo_jax.episodes.templates import Layout
+from fspo_jax.episodes.templates import Context, Kind
 from fspo_jax.models import scoring
 from fspo_jax.training import optimizer as optimizer_lib
 from fspo_jax.training import step as step_lib
@@ -190,9 +188,7 @@ def test_without_a_preference_term_no_reference_is_needed():
   mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
   batch = batching.stack([tiny.small_row()])
   state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-4), mesh)
-  step = step_lib.make_step(
-    model, objective, optax.sgd(1e-4), mesh, vocab_chunk=64, accumulate=1
-  )
+  step = step_lib.make_step(model, objective, optax.sgd(1e-4), mesh, vocab_chunk=64, accumulate=1)
   history = []
   for _ in range(3):
     state, metrics = step(state, None, batch)

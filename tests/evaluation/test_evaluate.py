@@ -1,0 +1,132 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the evaluation of a split: margins by method and k, the ceiling, missing pairs."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fspo_jax import sharding
+from fspo_jax.episodes.sampling import WorldEpisodes
+from fspo_jax.episodes.templates import Context, Layout
+from fspo_jax.evaluation import evaluate, preference_accuracy
+from fspo_jax.evaluation.preference_accuracy import PairScores
+from fspo_jax.worlds import bayes
+from tests import tiny
+
+SHOTS, EPISODES = 3, 60
+SETTINGS = evaluate.Settings(
+  episodes=EPISODES,
+  rows=2,
+  max_row_tokens=1024,
+  rat_episodes=4,
+  win_rate_users=4,
+  win_rate_prompts=2,
+  temperatures=(0.3,),
+  top_p=1.0,
+  description_temperature=0.0,
+  max_response_tokens=8,
+  max_description_tokens=8,
+  bootstrap=50,
+)
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+  """An evaluation whose models nobody asks."""
+  episodes = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
+  return evaluate.SplitEvaluation(
+    "unseen", episodes, None, SETTINGS, shots=SHOTS, queries=1, seed=3
+  )
+
+
+def _scores(episode, shots, context, difference):
+  return PairScores(
+    np.asarray(episode), np.asarray(shots), np.asarray(context), np.asarray(difference), 0, 0.0
+  )
+
+
+class TestPairScores:
+  def test_a_missing_pair_is_nan_and_several_queries_are_averaged(self):
+    shots, described = Context.SHOTS, Context.DESCRIPTION
+    scores = _scores(
+      [0, 0, 2, 2, 1], [1, 1, 1, 0, 1], [shots, shots, shots, shots, described],
+      [1.0, 2.0, -4.0, 8.0, 16.0],
+    )  # fmt: skip
+    nan = np.nan
+    np.testing.assert_array_equal(scores.at(1, Context.SHOTS, 4), [1.5, nan, -4.0, nan])
+    np.testing.assert_array_equal(scores.at(0, Context.SHOTS, 4), [nan, nan, 8.0, nan])
+    np.testing.assert_array_equal(scores.at(1, Context.DESCRIPTION, 3), [nan, 16.0, nan])
+    np.testing.assert_array_equal(scores.at(7, Context.SHOTS, 2), [nan, nan])
+
+  def test_an_episode_whose_margin_is_exactly_zero_is_not_missing(self):
+    scores = _scores([1], [0], [Context.SHOTS], [0.0])
+    np.testing.assert_array_equal(scores.at(0, Context.SHOTS, 2), [np.nan, 0.0])
+
+  def test_the_last_batch_is_filled_up_but_every_episode_is_counted_once(self):
+    model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, layers=1)
+    rows = tiny.rows(Layout(query_shots=(0, 1)), shots=1)
+    scores = preference_accuracy.score_pairs(
+      model, tiny.params(model), rows, 3,
+      rows_per_batch=2, mesh=sharding.make_mesh(1, 1, 1), vocab_chunk=512, label="test",
+    )  # fmt: skip
+    assert sorted(zip(scores.episode.tolist(), scores.shots.tolist(), strict=True)) == [
+      (episode, k) for episode in range(3) for k in (0, 1)
+    ]
+    assert np.isfinite(scores.difference).all() and (scores.difference != 0).all()
+    assert scores.dropped_shots == 0 and 0 < scores.padding_fraction < 1
+
+
+class TestBayes:
+  def test_it_is_the_predictor_on_the_same_episodes(self, evaluation):
+    world = tiny.world()
+    predictor = bayes.BayesPredictor.for_world(world)
+    right = np.zeros((EPISODES, SHOTS + 1))
+    for i, episode in enumerate(evaluation.episodes):
+      shots = bayes.preference_pairs(episode.shots)
+      (query,) = bayes.preference_pairs(episode.queries)
+      for k in range(SHOTS + 1):
+        p = float(predictor.predict(shots[:k], query))
+        right[i, k] = 0.5 if abs(p - 0.5) < 1e-9 else p > 0.5
+    found = evaluation.bayes_accuracy(world)
+    assert found == pytest.approx({str(k): right[:, k].mean() for k in range(SHOTS + 1)})
+    assert found["0"] == 0.5 < found[str(SHOTS)]  # without shots nobody knows anything
+
+
+class TestMargins:
+  def test_every_method_is_a_difference_to_the_frozen_reference(self, evaluation, monkeypatch):
+    rng = np.random.default_rng(0)
+    policy, reference = rng.standard_normal((2, SHOTS + 1, EPISODES))
+
+    def score(params, episodes, layout, label):
+      del params
+      assert tuple(layout.query_shots) == tuple(range(SHOTS + 1))
+      table = {"policy": policy, "reference": reference}[label]
+      k, episode = np.indices(table.shape).reshape(2, -1)
+      return _scores(episode, k, np.full(k.shape, Context.SHOTS), table.ravel())
+
+    models = evaluate.Models(None, {}, {}, None, None, 0)
+    monkeypatch.setattr(evaluation, "models", models)
+    monkeypatch.setattr(evaluation, "_score", score)
+    margins, facts = evaluation.margins()
+    assert list(margins) == ["base", "fewshot_prompted", "fspo"]
+    np.testing.assert_array_equal(margins["base"], [reference[0]] * (SHOTS + 1))
+    np.testing.assert_array_equal(margins["fewshot_prompted"], reference - reference[0])
+    np.testing.assert_array_equal(margins["fspo"], policy - reference)
+    np.testing.assert_array_equal(facts["reference"], reference)
+    # Without shots few-shot prompting is the base itself: its margin says nothing.
+    assert evaluation.intervals(margins)[0]["fewshot_prompted"]["0"] == 0.5
+
+  def test_a_missing_pair_counts_neither_as_right_nor_as_wrong(self, evaluation):
+    values = np.full(EPISODES, np.nan)
+    values[:4] = (1.0, 1.0, 1.0, -1.0)
+    accuracy, ci = evaluation.intervals({"fspo": [values]})
+    assert accuracy == {"fspo": {"0": 0.75}}
+    assert ci["fspo"]["0"][0] <= 0.75 <= ci["fspo"]["0"][1]
+
+
+@pytest.mark.parametrize("key", ["rat_episodes", "win_rate_users"])
+def test_more_of_a_part_than_there_are_episodes_is_refused(key):
+  with pytest.raises(ValueError, match=rf"evaluation\.{key}={EPISODES + 1} .*cannot be more"):
+    dataclasses.replace(SETTINGS, **{key: EPISODES + 1})

@@ -1,0 +1,271 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The command line from end to end: a run, the same run again, a killed run, refused runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fspo_jax import checkpoints, preferences
+from fspo_jax.episodes import tokenizers
+from fspo_jax.evaluation import results as results_lib
+from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.worlds.world import simulate_user
+from tests import tiny
+
+pytestmark = pytest.mark.slow
+
+SHOTS, STEPS, EVERY = 2, 60, 5
+# Few steps of a very small model; the checkpoints are many, so that a kill falls between two.
+OVERRIDES = {
+  "tokenizer.vocab_size": 900,
+  "tokenizer.corpus_lines": 1500,
+  "model.width": 16,
+  "model.layers": 1,
+  "model.heads": 2,
+  "model.kv_heads": 1,
+  "model.head_dim": 8,
+  "model.mlp": 16,
+  **{
+    f"{stage}.{key}": value
+    for stage in ("sft", "preference")
+    for key, value in {
+      "shots": SHOTS,
+      "queries": 1,
+      "rows_per_step": 1,
+      "row_tokens": 512,
+      "scored_tokens": 384,
+      "optimizer.warmup_steps": 1,
+      "layout.query_shots": (SHOTS,),
+    }.items()
+  },
+  "sft.steps": 3,
+  "preference.steps": STEPS,
+  "preference.checkpoint_every": EVERY,
+  "preference.log_every": 1,
+  "evaluation.shots": SHOTS,
+  "evaluation.episodes": 16,
+  "evaluation.bootstrap": 50,
+}
+DESCRIBED = {
+  "preference.layout.description_shots": (SHOTS,),
+  "preference.layout.description_queries": (SHOTS,),
+  "evaluation.rat_episodes": 4,
+  "evaluation.max_description_tokens": 8,
+}
+QUICKSTART = OVERRIDES | DESCRIBED
+QUICKSTART |= {
+  "evaluation.win_rate_users": 4,
+  "evaluation.win_rate_prompts": 2,
+  "evaluation.max_response_tokens": 8,
+}
+KS = {str(k) for k in range(SHOTS + 1)}
+
+
+def _start(cache, workdir, overrides, *, experiment="quickstart", devices=1):
+  """Starts the command line in a directory that is not the repository's."""
+  flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+  return subprocess.Popen(
+    [
+      *(sys.executable, "-m", "fspo_jax.main"),
+      f"--config={tiny.REPO / 'experiments' / experiment}.py",
+      f"--workdir={workdir}",
+      *flags,
+    ],
+    cwd=cache,
+    env={
+      **os.environ,
+      "PYTHONPATH": str(tiny.REPO),
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      # Most of the time is XLA's compilation, and it is the same in every run.
+      "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _finish(process):
+  """Waits for a run; its exit status, standard output and standard error."""
+  out, err = process.communicate(timeout=900)
+  return process.returncode, out, err
+
+
+def _kill_when(process, happened):
+  """Kills a run, as a machine that is taken away does, as soon as something has happened."""
+  deadline = time.monotonic() + 900
+  while not happened():
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+  os.kill(process.pid, signal.SIGKILL)
+  return process.communicate()[1]
+
+
+def _files(path):
+  """Contents and times of the files of a run. The config is written anew, with the same bytes."""
+  return {
+    str(file.relative_to(path)): (
+      file.read_bytes(),
+      file.stat().st_mtime_ns if file.name != "config.json" else None,
+    )
+    for file in sorted(path.rglob("*"))
+    if file.is_file()
+  }
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def run(cache, tmp_path_factory):
+  """A finished tiny quickstart: its directory and what it printed."""
+  workdir = tmp_path_factory.mktemp("runs") / "tiny"
+  status, out, err = _finish(_start(cache, workdir, QUICKSTART))
+  assert status == 0, err
+  return workdir, out
+
+
+def test_the_results_are_complete(run):
+  workdir, out = run
+  assert str(workdir / "results.json") in out and str(workdir / "report" / "report.md") in out
+  results = results_lib.read(workdir / "results.json")
+  for key in ("preference_accuracy", "preference_accuracy_ci95"):
+    assert results[key].keys() == results_lib.METHODS.keys()
+    for by_split in results[key].values():
+      assert by_split.keys() == results_lib.SPLITS.keys()
+      assert all(by_k.keys() == KS for by_k in by_split.values())
+  # Without shots there is nothing to go by, for few-shot prompting not even in principle.
+  for split in results_lib.SPLITS:
+    assert results["preference_accuracy"]["fewshot_prompted"][split]["0"] == 0.5
+    assert results["bayes_accuracy"][split].keys() == KS
+    assert results["bayes_accuracy"][split]["0"] == 0.5
+  for key in ("win_rate", "win_rate_temperature_1"):
+    assert results[key].keys() == results_lib.METHODS.keys()
+    assert all(found["users"] <= 4 for by in results[key].values() for found in by.values())
+  assert results["wall_seconds"].keys() == {"tokenizer", "sft", "preference", "evaluate"}
+  assert results["environment"]["seed"] == 0
+  assert set(results["dropped_shots"].values()) == {0}
+
+
+def test_the_report_has_its_images(run):
+  workdir, _ = run
+  text = (workdir / "report" / "report.md").read_text()
+  images = [part.partition(")")[0] for part in text.split("](")[1:]]
+  assert {"accuracy_by_k.png", "win_rates.png", "training.png"} <= set(images)
+  for image in images:
+    assert (workdir / "report" / image).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_checkpoint_holds_the_config_and_the_tokenizer(run):
+  workdir, _ = run
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["model"]["width"] == 16 and config["data"]["name"] == "reviews"
+  for stage, steps in (("sft", 3), ("preference", STEPS)):
+    with checkpoints.Checkpoints(workdir / "checkpoints" / stage) as saved:
+      assert saved.latest_step() == steps
+      assert saved.metadata()["config"] == config
+      assert saved.tokenizer() == (workdir / "tokenizer.model").read_bytes()
+  assert tokenizers.load(workdir / "tokenizer.model").vocab_size <= 900
+  lines = (workdir / "metrics" / "preference.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
+
+
+def test_the_same_command_again_does_nothing(run, cache):
+  workdir, out = run
+  before = _files(workdir)
+  status, again, err = _finish(_start(cache, workdir, QUICKSTART))
+  assert status == 0, err
+  assert again == out
+  assert err.count("already finished") == 4 and "starting" not in err
+  assert _files(workdir) == before
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(run, cache, tmp_path):
+  whole, killed = run[0], tmp_path / "killed"
+  metrics = killed / "metrics" / "preference.jsonl"
+
+  def half_way():
+    return metrics.exists() and metrics.read_bytes().count(b"\n") > STEPS // 3
+
+  _kill_when(_start(cache, killed, QUICKSTART), half_way)
+  assert not (killed / "stages" / "preference.json").exists()
+  assert metrics.read_bytes() != (whole / "metrics" / "preference.jsonl").read_bytes()
+
+  # Again, and on to the evaluation, which this test has no use for.
+  done = (killed / "stages" / "preference.json").exists
+  log = _kill_when(_start(cache, killed, QUICKSTART), done)
+  assert "preference: resuming after step " in log
+  assert log.count("already finished") == 2  # the tokenizer and SFT
+  assert metrics.read_bytes() == (whole / "metrics" / "preference.jsonl").read_bytes()
+  ours, theirs = (
+    tiny.flat(Personalizer.load(path / "checkpoints" / "preference").params)
+    for path in (killed, whole)
+  )
+  assert ours.keys() == theirs.keys()
+  for name, leaf in ours.items():
+    np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
+
+
+def test_a_directory_of_another_config_is_refused_and_left_as_it_was(run, cache):
+  workdir, _ = run
+  before = _files(workdir)
+  status, out, err = _finish(_start(cache, workdir, QUICKSTART | {"seed": 1}))
+  assert status == 2 and not out
+  (line,) = err.splitlines()
+  assert line.startswith(f"fspo_jax: cannot start: --workdir={workdir}: was made by another config")
+  assert "seed: 0 there, 1 here" in line
+  assert _files(workdir) == before
+
+
+def test_an_unknown_key_is_refused_by_its_name(cache, tmp_path):
+  status, _, err = _finish(_start(cache, tmp_path / "new", {"preference.shotz": 3}))
+  assert status != 0 and "shotz" in err
+  assert not (tmp_path / "new").exists()
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(cache, tmp_path):
+  changes = {"preference.rows_per_step": 3}
+  status, out, err = _finish(_start(cache, tmp_path / "new", changes, devices=2))
+  assert status == 2 and not out
+  (line,) = err.splitlines()
+  assert "preference.rows_per_step=3 cannot be split over" in line and "= 2 devices" in line
+  assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("described", [False, True], ids=["no descriptions", "descriptions"])
+def test_a_file_of_users_runs_from_end_to_end(cache, tmp_path, described):
+  world, rng = tiny.world(), np.random.default_rng(0)
+  users = [simulate_user(world, rng, user, 10) for user in world.users("train")[:40]]
+  if not described:
+    users = [preferences.User(user.user_id, user.preferences) for user in users]
+  preferences.write_jsonl(tmp_path / "users.jsonl", users)
+  changes = OVERRIDES | (DESCRIBED if described else {})
+  changes |= {
+    "preference.steps": 4,
+    "data.path": tmp_path / "users.jsonl",
+    "data.unseen_users": 0.3,
+    "data.unseen_prompts": 0.3,
+    "data.small_users": "set_aside",
+  }
+  process = _start(cache, tmp_path / "run", changes, experiment="jsonl")
+  status, _, err = _finish(process)
+  assert status == 0, err
+  results = results_lib.read(tmp_path / "run" / "results.json")
+  methods = {"base", "fewshot_prompted", "fspo"} | ({"fspo_rat", "oracle"} if described else set())
+  assert results["preference_accuracy"].keys() == methods
+  for by_split in results["preference_accuracy"].values():
+    assert by_split.keys() == {"unseen"} and by_split["unseen"].keys() == KS
+  assert results["bayes_accuracy"] == {} and results["win_rate"] == {}
+  text = (tmp_path / "run" / "report" / "report.md").read_text()
+  assert "FSPO on jsonl" in text and "users, unseen" in text

@@ -1,0 +1,244 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is refused before any compute, and what a plan says of the data."""
+
+import runpy
+
+import numpy as np
+import pytest
+
+from fspo_jax import preferences, recipe
+from fspo_jax.preferences import Preference, User
+from fspo_jax.worlds.world import simulate_user
+from tests import tiny
+
+
+def _config(experiment="quickstart", /, **changes):
+  """An experiment's config; keys are written with __ for the dots."""
+  config = runpy.run_path(str(tiny.REPO / "experiments" / f"{experiment}.py"))["get_config"]()
+  config.lock()
+  with config.ignore_type():
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+  return config
+
+
+def _users(count, size, name="user"):
+  """Users with `size` preferences each, all on the same prompts."""
+  return [
+    User(f"{name}{u}", tuple(Preference(f"prompt {p}", f"yes {u}", "no") for p in range(size)))
+    for u in range(count)
+  ]
+
+
+def _jsonl(path, users, **changes):
+  preferences.write_jsonl(path / "users.jsonl", users)
+  shares = {"data__unseen_users": 0.3, "data__unseen_prompts": 0.3}
+  return _config("jsonl", data__path=str(path / "users.jsonl"), **(shares | changes))
+
+
+@pytest.fixture(autouse=True)
+def _no_compute(monkeypatch):
+  """A plan trains and writes nothing."""
+
+  def refuse(*unused, **also):
+    raise AssertionError("compute before the plan is made")
+
+  for module, name in ((recipe.step, "init_params"), (recipe.loop, "train")):
+    monkeypatch.setattr(module, name, refuse)
+  monkeypatch.setattr(recipe.tokenizers, "train", refuse)
+
+
+_LAYOUT = "preference__layout__"
+_REFUSED = {
+  "scored after more shots than there are": (
+    {f"{_LAYOUT}query_shots": (4, 9)},
+    r"preference\.layout scores something after 9 shots, but an episode has preference\.shots=8",
+  ),
+  "described after more shots than there are": (
+    {"sft__shots": 4, "sft__layout__query_shots": (4,), "sft__layout__description_shots": (0, 5)},
+    r"sft\.layout scores something after 5 shots, but an episode has sft\.shots=4",
+  ),
+  "queries under no description": (
+    {f"{_LAYOUT}description_queries": (3,)},
+    r"description_queries has \[3\], which description_shots",
+  ),
+  "a negative number of shots": (
+    {f"{_LAYOUT}query_shots": (-1,)},
+    r"preference: numbers of shots are 0 or more",
+  ),
+  "no query": ({"preference__queries": 0}, r"preference\.queries 1 or more"),
+  "nothing to score": (
+    {
+      f"{_LAYOUT}shot_pairs": False,
+      f"{_LAYOUT}query_shots": (),
+      f"{_LAYOUT}description_shots": (),
+      f"{_LAYOUT}description_queries": (),
+    },
+    r"preference\.l\w+.* scores no",
+  ),
+  "a preference loss without pairs": (
+    {"sft__loss__preference_weight": 1.0},
+    r"sft\.loss\.preference_weight > 0, but sft\.layout scores no pairs",
+  ),
+  "an unknown loss": (
+    {"preference__loss__name": "kto"},
+    r"loss\.name='kto' is not one of \('ipo', 'dpo'\)",
+  ),
+  "IPO with label smoothing": (
+    {"preference__loss__name": "ipo", "preference__loss__label_smoothing": 0.1},
+    r"loss\.label_smoothing is DPO's; IPO has none",
+  ),
+  "a beta of nothing": ({"preference__loss__beta": 0.0}, r"loss\.beta=0\.0 must be positive"),
+  "parts that do not divide the batch": (
+    {"sft__rows_per_step": 4, "sft__accumulate": 3},
+    r"accumulate=3 does not divide rows_per_step=4",
+  ),
+  "checkpoints between two rows of metrics": (
+    {"preference__log_every": 10, "preference__checkpoint_every": 25},
+    r"log_every=10 does not divide checkpoint_every=25",
+  ),
+  "a warm-up longer than the run": (
+    {"sft__steps": 10},
+    r"optimizer\.warmup_steps=20 .* do not fit into 10 steps",
+  ),
+  "more described than evaluated": (
+    {"evaluation__episodes": 10, "evaluation__rat_episodes": 11},
+    r"evaluation\.rat_episodes=11 .* evaluation\.episodes=10",
+  ),
+  "more devices than there are": ({"mesh__fsdp": 64}, r"mesh=.*'fsdp': 64.* does not fit"),
+  "an unknown template": ({"template": "xml"}, r"template='xml' is not one of"),
+  "an unknown data set": ({"data__name": "movies"}, r"data\.name='movies' is not one of"),
+  "a world out of range": ({"world__label_noise": 0.7}, r"label_noise: found 0\.7"),
+}
+
+
+@pytest.mark.parametrize("case", _REFUSED)
+def test_impossible_configs_are_refused_by_their_keys(case):
+  changes, message = _REFUSED[case]
+  with pytest.raises(ValueError, match=message) as caught:
+    recipe.make_plan(_config(**changes))
+  assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
+  monkeypatch.setattr(recipe.sharding, "batch_shards", lambda mesh: 8)
+  with pytest.raises(ValueError, match=r"sft\.rows_per_step=4 cannot be split over .*8 devices"):
+    recipe.make_plan(_config())
+
+
+def test_unknown_keys_are_refused():
+  with pytest.raises((KeyError, AttributeError), match="shotz"):
+    _config(preference__shotz=3)
+
+
+@pytest.mark.parametrize("name", ["jsonl", "alpaca_styles", "ukp"])
+def test_a_data_set_without_a_path_is_refused(name):
+  with pytest.raises(ValueError, match=rf"data\.path is empty.*--config\.data\.path=.*\({name}\)"):
+    recipe.make_plan(_config(name))
+
+
+@pytest.mark.parametrize(
+  "name, where",
+  [
+    ("alpaca_styles", r"get results/NAME/model_outputs\.json of github\.com/tatsu-lab/alpaca_eval"),
+    ("ukp", r"github\.com/UKPLab/acl2016-convincing-arguments"),
+  ],
+)
+def test_an_absent_folder_says_where_to_get_the_data(tmp_path, name, where):
+  with pytest.raises(FileNotFoundError, match=where) as caught:
+    recipe.make_plan(_config(name, data__path=str(tmp_path / "none")))
+  assert str(tmp_path / "none") in str(caught.value)
+
+
+def test_an_absent_file_is_refused_by_its_name(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
+    recipe.make_plan(_config("jsonl", data__path=str(tmp_path / "none.jsonl")))
+
+
+def test_a_malformed_file_is_refused_by_its_line(tmp_path):
+  (tmp_path / "users.jsonl").write_text('{"user_id": "u", "prompt": "p", "chosen": "c"}\n')
+  with pytest.raises(preferences.PreferenceError, match=r"users\.jsonl:1: found no rejected"):
+    recipe.make_plan(_config("jsonl", data__path=str(tmp_path / "users.jsonl")))
+
+
+def test_a_curriculum_on_a_data_set_is_refused(tmp_path):
+  config = _jsonl(tmp_path, _users(20, 20), sft__curriculum__use=True)
+  with pytest.raises(ValueError, match=r"curriculum\.use=True: only worlds have a curriculum"):
+    recipe.make_plan(config)
+
+
+def test_users_with_too_few_preferences_are_refused_or_set_aside_and_counted(tmp_path):
+  users = _users(30, 20) + _users(10, 4, "small")
+  with pytest.raises(ValueError, match=r"user 'small\d' has \d preferences on .*too few for 1 que"):
+    recipe.make_plan(_jsonl(tmp_path, users))
+
+  plan = recipe.make_plan(_jsonl(tmp_path, users, data__small_users="set_aside"))
+  for name in ("sft", "preference"):
+    drawn = {plan.training[name](i).user_id for i in range(200)}
+    assert drawn and not any(user.startswith("small") for user in drawn)
+  facts = plan.source.facts()
+  by_reason = {key: n for key, n in facts.items() if "set aside" in key and "users" in key}
+  everyone = facts["users, train"] + facts["users, unseen"]
+  never_in_a_group = sum(n for key, n in by_reason.items() if key.startswith("set aside, users"))
+  assert everyone + never_in_a_group == len(users)
+  assert sum(by_reason.values()) == 10
+
+  with pytest.raises(ValueError, match=r"data\.small_users='drop' is not"):
+    recipe.make_plan(_jsonl(tmp_path, users, data__small_users="drop"))
+  with pytest.raises(ValueError, match=r"train: shots=90: no user of jsonl"):
+    recipe.make_plan(
+      _jsonl(tmp_path, users, data__small_users="set_aside", sft__shots=90, preference__shots=90)
+    )
+
+
+def test_users_of_a_data_set_are_trained_on_or_evaluated_on_and_so_are_prompts(tmp_path):
+  rng = np.random.default_rng(0)
+  world = tiny.world()
+  users = [simulate_user(world, rng, u, 16) for u in world.users("train")[:40]]
+  plan = recipe.make_plan(_jsonl(tmp_path, users, data__small_users="set_aside"))
+  trained = [plan.training[name](i) for name in ("sft", "preference") for i in range(150)]
+  evaluated = [plan.evaluation["unseen"](i) for i in range(60)]
+  assert not {e.user_id for e in trained} & {e.user_id for e in evaluated}
+  prompts = {p.prompt for e in trained for p in (*e.shots, *e.queries)}
+  assert not prompts & {q.prompt for e in evaluated for q in e.queries}
+  # What trains the tokenizer is training text, too.
+  corpus = set(plan.source.corpus(0, 100_000))
+  assert not corpus & {q.prompt for e in evaluated for q in e.queries}
+  assert not corpus & {p.chosen for e in evaluated for p in e.queries} - {
+    text for e in users if e.user_id in {t.user_id for t in trained}
+    for p in e.preferences for text in (p.chosen, p.rejected)
+  }  # fmt: skip
+  assert all(len(e.shots) == 4 and len(e.queries) == 1 for e in trained + evaluated)
+
+
+@pytest.mark.parametrize("name", ["alpaca_styles", "ukp"])
+def test_the_plan_of_real_data_adds_up(shared_data, name):
+  folder = shared_data / {"alpaca_styles": "alpaca_eval", "ukp": "ukp"}[name]
+  plan = recipe.make_plan(_config(name, data__path=str(folder)))
+  splits, facts = plan.source.splits, plan.source.facts()
+  assert list(plan.evaluation) == ["unseen"] and plan.world is None
+  assert facts["data"] == name
+  groups = {"train": splits.train, "unseen": splits.evaluation["unseen"]}
+  for group, users in groups.items():
+    assert facts[f"users, {group}"] == len(users) > 20
+    assert facts[f"preferences, {group}"] == sum(len(u.preferences) for u in users)
+  for reason, count in splits.set_aside.items():
+    assert facts[f"set aside, {reason}"] == count > 0
+  if name == "ukp":
+    # Every line of the file is in a group or counted.
+    with preferences.open_lines(folder / "ukp_prefs_ids.jsonl.gz") as lines:
+      total = sum(1 for _ in lines)
+    aside = sum(n for reason, n in splits.set_aside.items() if reason.startswith("preferences:"))
+    assert facts["preferences, train"] + facts["preferences, unseen"] + aside == total
+    found = plan.baselines(splits.queries("unseen")[:50])
+    assert found and all(0 <= accuracy <= 1 for accuracy in found.values())
+  else:
+    assert facts["users, train"] == plan.config.data.users
+    assert facts["users, unseen"] == plan.config.data.evaluation_users
+    assert plan.baselines is None
+  ids = {user.user_id for user in splits.train}
+  for i in range(40):
+    trained, evaluated = plan.training["preference"](i), plan.evaluation["unseen"](i)
+    assert trained.user_id in ids and evaluated.user_id not in ids
+    assert not {p.prompt for p in (*trained.shots, *trained.queries)} & splits.query_prompts
+    assert {q.prompt for q in evaluated.queries} <= splits.query_prompts
