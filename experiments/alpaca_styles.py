@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.sft.steps = 150
   c.sft.row_tokens = 1472
   c.sft.scored_tokens = 896
-  c.preference.steps = 500
+  c.preference.steps = 700
   c.preference.row_tokens = 2176
   c.preference.scored_tokens = 1408
   # Responses are long and the model still learns the language: little likelihood, or its drift
@@ -53,8 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.preference.loss.name = "dpo"
   c.preference.loss.preference_weight = 1.0
   c.preference.loss.chosen_weight = 0.1
-  c.preference.optimizer.learning_rate = 2e-3
-  c.preference.optimizer.adam_learning_rate = 1e-3
+  c.preference.optimizer.learning_rate = 1e-3
+  c.preference.optimizer.adam_learning_rate = 5e-4
 
   c.evaluation.shots = 4
   c.evaluation.episodes = 400

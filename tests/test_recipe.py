@@ -177,11 +177,10 @@ def test_users_with_too_few_preferences_are_refused_or_set_aside_and_counted(tmp
     drawn = {plan.training[name](i).user_id for i in range(200)}
     assert drawn and not any(user.startswith("small") for user in drawn)
   facts = plan.source.facts()
-  by_reason = {key: n for key, n in facts.items() if "set aside" in key and "users" in key}
-  everyone = facts["users, train"] + facts["users, unseen"]
-  never_in_a_group = sum(n for key, n in by_reason.items() if key.startswith("set aside, users"))
-  assert everyone + never_in_a_group == len(users)
-  assert sum(by_reason.values()) == 10
+  split_off = sum(n for key, n in facts.items() if key.startswith("set aside, users: "))
+  too_few = sum(n for key, n in facts.items() if key.startswith("users set aside, "))
+  assert facts["users, train"] + facts["users, unseen"] + split_off == len(users)
+  assert split_off + too_few == 10
 
   with pytest.raises(ValueError, match=r"data\.small_users='drop' is not"):
     recipe.make_plan(_jsonl(tmp_path, users, data__small_users="drop"))
