@@ -101,7 +101,6 @@ def default() -> ml_collections.ConfigDict:
 
   c.evaluation = ml_collections.ConfigDict()
   c.evaluation.shots = 8  # accuracy is measured after 0 .. shots shots
-  c.evaluation.queries = 1  # per episode
   c.evaluation.episodes = 1000  # per split, for preference accuracy by k
   c.evaluation.rows = 8  # rows per batch
   c.evaluation.max_row_tokens = 8192  # longer episodes lose whole shots, oldest first, counted

@@ -15,6 +15,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from fspo_jax import recipe
+from fspo_jax.episodes.batching import RowOverflowError
 from fspo_jax.training.loop import TrainingError
 from fspo_jax.workdir import Workdir, WorkdirError
 
@@ -43,12 +44,12 @@ def main(argv: list[str]) -> int:
   try:
     plan = recipe.make_plan(_CONFIG.value)
     workdir = Workdir(_WORKDIR.value, recipe.as_json(_CONFIG.value))
-  except (ValueError, FileNotFoundError, WorkdirError) as error:
+  except (ValueError, OSError, WorkdirError) as error:
     print(f"fspo_jax: cannot start: {error}", file=sys.stderr)
     return 2
   try:
     recipe.Recipe(plan, workdir).run()
-  except TrainingError as error:
+  except (TrainingError, RowOverflowError) as error:
     print(f"fspo_jax: stopped: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:

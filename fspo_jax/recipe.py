@@ -118,7 +118,7 @@ def _load_source(
   return sources.UserSource(data.name, splits, aside), baselines
 
 
-def _check_stage(name: str, stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
   """Refuses what a stage cannot do, and why."""
   layout, rows = config_lib.layout(stage), config_lib.loop(stage)
   config_lib.objective(stage)
@@ -126,22 +126,21 @@ def _check_stage(name: str, stage: ml_collections.ConfigDict, mesh: jax.sharding
   asked = (*layout.query_shots, *layout.description_shots)
   if asked and max(asked) > stage.shots:
     raise ValueError(
-      f"{name}.layout scores something after {max(asked)} shots, but an episode has "
-      f"{name}.shots={stage.shots}"
+      f"layout scores something after {max(asked)} shots, but an episode has shots={stage.shots}"
     )
   if min(asked, default=0) < 0 or stage.shots < 0 or stage.queries < 1:
-    raise ValueError(f"{name}: numbers of shots are 0 or more, and {name}.queries 1 or more")
+    raise ValueError("numbers of shots are 0 or more, and queries 1 or more")
   shards = sharding.batch_shards(mesh) * rows.accumulate
   if rows.rows_per_step % shards:
     raise ValueError(
-      f"{name}.rows_per_step={rows.rows_per_step} cannot be split over mesh.data x mesh.fsdp = "
-      f"{sharding.batch_shards(mesh)} devices and {name}.accumulate={rows.accumulate} parts"
+      f"rows_per_step={rows.rows_per_step} cannot be split over mesh.data x mesh.fsdp = "
+      f"{sharding.batch_shards(mesh)} devices and accumulate={rows.accumulate} parts"
     )
   objective = config_lib.objective(stage)
   if objective.needs_reference and not (layout.rejected and config_lib.packing(stage).pairs):
-    raise ValueError(f"{name}.loss.preference_weight > 0, but {name}.layout scores no pairs")
+    raise ValueError("loss.preference_weight > 0, but layout scores no pairs")
   if not layout.max_segments(stage.shots, stage.queries):
-    raise ValueError(f"{name}.layout scores nothing")
+    raise ValueError("layout scores nothing")
 
 
 def make_plan(c: ml_collections.ConfigDict) -> Plan:
@@ -155,7 +154,19 @@ def make_plan(c: ml_collections.ConfigDict) -> Plan:
   config_lib.transformer(c, c.tokenizer.vocab_size)
   mesh = sharding.make_mesh(**c.mesh)
   for name in ("sft", "preference"):
-    _check_stage(name, c[name], mesh)
+    try:
+      _check_stage(c[name], mesh)
+    except ValueError as error:
+      raise ValueError(f"{name}: {error}") from error
+  if c.sft.loss.preference_weight > 0:
+    raise ValueError(
+      "sft.loss.preference_weight > 0: the SFT stage makes the reference, it has none"
+    )
+  if c.evaluation.rows % sharding.batch_shards(mesh):
+    raise ValueError(
+      f"evaluation.rows={c.evaluation.rows} cannot be split over mesh.data x mesh.fsdp = "
+      f"{sharding.batch_shards(mesh)} devices"
+    )
   settings = evaluate.Settings(
     **{f.name: c.evaluation[f.name] for f in dataclasses.fields(evaluate.Settings)}
   )
@@ -171,9 +182,7 @@ def make_plan(c: ml_collections.ConfigDict) -> Plan:
       c[name].steps * c[name].rows_per_step * c[name].row_episodes,
     )
   for name in source.evaluation_splits:
-    plan.evaluation[name] = source.evaluation(
-      name, c.evaluation.shots, c.evaluation.queries, plan.seed("evaluation")
-    )
+    plan.evaluation[name] = source.evaluation(name, settings.shots, 1, plan.seed("evaluation"))
   return plan
 
 
@@ -241,8 +250,6 @@ class Recipe:
         episodes,
         models,
         plan.settings,
-        shots=self.config.evaluation.shots,
-        queries=self.config.evaluation.queries,
         seed=plan.seed("evaluation"),
       )
       world = plan.world
@@ -316,11 +323,13 @@ class Recipe:
         **{f"evaluation, {split}": r.facts["dropped_shots"] for split, r in found.items()},
       },
     }
-    if self.plan.world is not None:
+    if self.plan.world is not None and self.plan.settings.win_rate_users:
       for i, t in enumerate(temperatures):
         key = "win_rate" if i == 0 else f"win_rate_temperature_{t:g}"
         results[key] = by_method(lambda r, t=t: r.win_rates[t])
-      results["description_f1"] = {split: r.descriptions for split, r in found.items()}
+    descriptions = {split: r.descriptions for split, r in found.items() if r.descriptions}
+    if descriptions:
+      results["description_f1"] = descriptions
     baselines = {split: r.baselines for split, r in found.items() if r.baselines}
     if baselines:
       names = next(iter(baselines.values()))

@@ -38,9 +38,23 @@ OBJECTIVE = step.Objective(
 
 def config(**changes):
   """A decoder small enough for any test, with grouped queries and role embeddings."""
-  sizes = dict(width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, roles=5)
-  other = dict(tied=True, rope_theta=10_000.0, norm_eps=1e-5, attention_block=16, remat="none")
-  dtypes = dict(dtype="float32", param_dtype="float32")
+  sizes = {
+    "width": 16,
+    "layers": 2,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 8,
+    "mlp": 24,
+    "roles": 5,
+  }
+  other = {
+    "tied": True,
+    "rope_theta": 10_000.0,
+    "norm_eps": 1e-5,
+    "attention_block": 16,
+    "remat": "none",
+  }
+  dtypes = {"dtype": "float32", "param_dtype": "float32"}
   return transformer.TransformerConfig(
     **{"vocab_size": VOCAB, **sizes, **other, **dtypes, **changes}
   )

@@ -16,6 +16,10 @@ from fspo_jax.episodes import templates, trees
 from fspo_jax.episodes.sampling import Episode, EpisodeFn
 
 
+class RowOverflowError(ValueError):
+  """An episode without any shot is longer than a row; nothing is ever truncated."""
+
+
 class TreeBatch(NamedTuple):
   """Rows of packed token trees; B rows, L tokens, S scored tokens, G segments, P pairs.
 
@@ -103,7 +107,7 @@ def fit(
     The trees and the number of shots dropped.
 
   Raises:
-    ValueError: even without any shot the row is too long; nothing is ever truncated.
+    RowOverflowError: even without any shot the row is too long.
   """
   built = [templates.build(episode, formatter, layout) for episode in episodes]
   dropped = 0
@@ -113,7 +117,7 @@ def fit(
   ):
     droppable = [i for i, episode in enumerate(episodes) if episode.shots]
     if not droppable:
-      raise ValueError(
+      raise RowOverflowError(
         f"user {episodes[0].user_id!r}: the queries alone take {sum(len(t.tree) for t in built)} "
         f"tokens ({sum(_scored(t) for t in built)} scored), more than the row's {packing.tokens} "
         f"({packing.scored_tokens}); raise the stage's row_tokens or scored_tokens"

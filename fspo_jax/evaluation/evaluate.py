@@ -36,6 +36,7 @@ BaselineFn = Callable[[Sequence[tuple[str, Any]]], Mapping[str, float]]
 class Settings:
   """How much is evaluated, and how. The fields are the keys of `config.evaluation`."""
 
+  shots: int
   episodes: int
   rows: int
   max_row_tokens: int
@@ -50,6 +51,11 @@ class Settings:
   bootstrap: int
 
   def __post_init__(self) -> None:
+    if self.shots < 0 or self.episodes < 1 or self.rows < 1:
+      raise ValueError(
+        f"evaluation.shots={self.shots} must be 0 or more, evaluation.episodes={self.episodes} and "
+        f"evaluation.rows={self.rows} 1 or more"
+      )
     if self.rat_episodes > self.episodes or self.win_rate_users > self.episodes:
       raise ValueError(
         f"evaluation.rat_episodes={self.rat_episodes} and evaluation.win_rate_users="
@@ -94,7 +100,6 @@ def _fit_packing(
   formatter: Formatter,
   layout: Layout,
   shots: int,
-  queries: int,
   limit: int,
 ) -> batching.Packing:
   """The smallest row that holds each of the episodes, at most `limit` tokens."""
@@ -104,7 +109,7 @@ def _fit_packing(
     return min(-(-n // 32) * 32, limit)
 
   return batching.Packing.of(
-    layout, shots=shots, queries=queries, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
+    layout, shots=shots, queries=1, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
   )
 
 
@@ -118,12 +123,10 @@ class SplitEvaluation:
     models: Models,
     settings: Settings,
     *,
-    shots: int,
-    queries: int,
     seed: int,
   ) -> None:
     self.split, self.models, self.settings = split, models, settings
-    self.shots, self.queries, self.seed = shots, queries, seed
+    self.shots, self.seed = settings.shots, seed
     self.episodes = [episode_fn(i) for i in range(settings.episodes)]
     self.user_ids = [episode.user_id for episode in self.episodes]
     self.described = all(episode.description for episode in self.episodes)
@@ -138,7 +141,6 @@ class SplitEvaluation:
       m.formatter,
       layout,
       self.shots,
-      self.queries,
       s.max_row_tokens,
     )
     # Rows past the last episode fill the last batch up; they are not counted.
@@ -319,7 +321,9 @@ def evaluate_split(
   ceiling, rates, samples, descriptions = {}, {}, [], {}
   if world is not None:
     ceiling = evaluation.bayes_accuracy(world)
-    rates, samples = evaluation.win_rates(world, user_of, written)
+    if evaluation.settings.win_rate_users:
+      rates, samples = evaluation.win_rates(world, user_of, written)
+  if world is not None and written:
     f1 = [[world.description_f1(user_of(i), text) for text in own] for i, own in enumerate(written)]
     descriptions = {str(k): float(x) for k, x in enumerate(np.mean(f1, axis=0))}
   queries = [(e.user_id, query) for e in evaluation.episodes for query in e.queries]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import sys
 from typing import Any
 
 from rich import progress
@@ -65,6 +66,6 @@ def progress_bar() -> progress.Progress:
     progress.TimeElapsedColumn(),
     progress.TimeRemainingColumn(),
     progress.TextColumn("{task.fields[note]}"),
-    disable=None,
+    disable=not sys.stdout.isatty(),
     transient=False,
   )

@@ -29,7 +29,7 @@ def _episode(shots, user="u"):
 
 
 def _packing(tokens, scored=99, episodes=1, layout=QUERY_LAST, shots=9):
-  sizes = dict(episodes=episodes, tokens=tokens, scored_tokens=scored)
+  sizes = {"episodes": episodes, "tokens": tokens, "scored_tokens": scored}
   return Packing.of(layout, shots=shots, queries=1, **sizes)
 
 
@@ -69,7 +69,7 @@ def test_queries_that_do_not_fit_alone_are_an_error_and_never_cut():
     batching.fit([_episode(3, "ann")], FORMATTER, QUERY_LAST, _packing(7, 50))
   assert str(caught.value) == (
     "user 'ann': the queries alone take 8 tokens (4 scored), more than the row's 7 (50); raise "
-    "episodes.row_tokens or episodes.scored_tokens"
+    "the stage's row_tokens or scored_tokens"
   )
   with pytest.raises(ValueError, match=r"8 tokens \(4 scored\), more than the row's 50 \(3\)"):
     batching.fit([_episode(3)], FORMATTER, QUERY_LAST, _packing(50, 3))

@@ -168,7 +168,7 @@ def test_a_shortfall_says_who_has_what_and_what_was_asked():
     UserEpisodes(USERS, 9, 1, seed=0, query_prompts=frozenset({"q1", "q2"}))
   assert str(caught.value) == (
     "user 'u0' has 9 preferences on 9 prompts (2 of them to ask about): too few for 1 queries "
-    "and, on other prompts, 9 shots (episodes.queries, episodes.shots)"
+    "and, on other prompts, 9 shots (keys `queries` and `shots` of the stage)"
   )
   with pytest.raises(ValueError, match="no users"):
     UserEpisodes((), 1, 1, seed=0)

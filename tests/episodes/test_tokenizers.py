@@ -64,7 +64,7 @@ def test_text_that_does_not_spell_a_marker_out_has_no_special_token(text):
 
 def test_the_same_text_gives_the_same_model():
   corpus = lambda: tiny.world().corpus(np.random.default_rng(3), 300)  # noqa: E731
-  options = dict(vocab_size=400, model_type="bpe", split_by_whitespace=False)
+  options = {"vocab_size": 400, "model_type": "bpe", "split_by_whitespace": False}
   first, second = (tokenizers.train(corpus(), **options) for _ in range(2))
   assert first.model == second.model
   assert tokenizers.train(corpus(), **{**options, "vocab_size": 390}).model != first.model

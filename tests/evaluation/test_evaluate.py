@@ -17,6 +17,7 @@ from tests import tiny
 
 SHOTS, EPISODES = 3, 60
 SETTINGS = evaluate.Settings(
+  shots=SHOTS,
   episodes=EPISODES,
   rows=2,
   max_row_tokens=1024,
@@ -36,9 +37,7 @@ SETTINGS = evaluate.Settings(
 def evaluation():
   """An evaluation whose models nobody asks."""
   episodes = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
-  return evaluate.SplitEvaluation(
-    "unseen", episodes, None, SETTINGS, shots=SHOTS, queries=1, seed=3
-  )
+  return evaluate.SplitEvaluation("unseen", episodes, None, SETTINGS, seed=3)
 
 
 def _scores(episode, shots, context, difference):

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fspo_jax.evaluation import statistics
 

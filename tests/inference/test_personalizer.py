@@ -21,7 +21,15 @@ from tests import tiny
 
 GREEDY = Decoding(temperature=0.0, top_p=1.0, max_tokens=6)
 RANDOM = Decoding(temperature=1.0, top_p=1.0, max_tokens=6)
-SIZES = dict(width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, tied=False)
+SIZES = {
+  "width": 16,
+  "layers": 2,
+  "heads": 4,
+  "kv_heads": 2,
+  "head_dim": 8,
+  "mlp": 24,
+  "tied": False,
+}
 
 
 @pytest.fixture(scope="module")

@@ -63,9 +63,9 @@ def _reference_logits(config, params, tokens, roles, positions, mask):
 @pytest.mark.parametrize(
   "changes",
   [
-    dict(tied=True),
-    dict(tied=False, roles=0, kv_heads=4, rope_theta=500.0, norm_eps=0.1),
-    dict(tied=False, kv_heads=1, layers=3),
+    {"tied": True},
+    {"tied": False, "roles": 0, "kv_heads": 4, "rope_theta": 500.0, "norm_eps": 0.1},
+    {"tied": False, "kv_heads": 1, "layers": 3},
   ],
   ids=["tied", "untied plain Llama", "one kv head"],
 )
@@ -132,7 +132,7 @@ def test_remat_policies_and_block_sizes_change_memory_and_nothing_else():
   params = tiny.params(plain)
   loss, gradient = _loss_and_gradient(plain, params, batch)
   largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
-  for changes in (dict(remat="dots"), dict(remat="full", attention_block=20)):
+  for changes in ({"remat": "dots"}, {"remat": "full", "attention_block": 20}):
     decoder = transformer.Transformer(dataclasses.replace(plain.config, **changes))
     other_loss, other = _loss_and_gradient(decoder, params, batch)
     np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
@@ -195,9 +195,9 @@ def test_half_precision_computes_in_half_and_keeps_its_parameters():
 @pytest.mark.parametrize(
   "changes, message",
   [
-    (dict(heads=6, kv_heads=4), "model.kv_heads=4 does not divide model.heads=6"),
-    (dict(head_dim=7), "model.head_dim=7 is odd"),
-    (dict(remat="some"), r"model.remat='some' is not one of \['dots', 'full', 'none'\]"),
+    ({"heads": 6, "kv_heads": 4}, "model.kv_heads=4 does not divide model.heads=6"),
+    ({"head_dim": 7}, "model.head_dim=7 is odd"),
+    ({"remat": "some"}, r"model.remat='some' is not one of \['dots', 'full', 'none'\]"),
   ],
 )
 def test_impossible_shapes_are_refused(changes, message):
@@ -209,6 +209,6 @@ def test_a_tree_or_a_cache_but_not_both_and_not_neither():
   decoder = tiny.model()
   ints = jnp.zeros((1, 4), jnp.int32)
   cache = transformer.init_cache(decoder.config, 1, 8)
-  for options in (dict(), dict(subtree_end=ints, cache=cache)):
+  for options in ({}, {"subtree_end": ints, "cache": cache}):
     with pytest.raises(ValueError, match="either subtree_end"):
       decoder.apply({"params": tiny.params(decoder)}, ints, ints, ints, **options)

@@ -262,9 +262,9 @@ def test_the_invariant_of_step_0(name, loss):
 @pytest.mark.parametrize(
   "changes, message",
   [
-    (dict(steps=0), "steps=0 must be at least 1"),
-    (dict(checkpoint_every=0), "checkpoint_every=0 must be at least 1"),
-    (dict(accumulate=3, rows_per_step=4), "accumulate=3 does not divide rows_per_step=4"),
+    ({"steps": 0}, "steps=0 must be at least 1"),
+    ({"checkpoint_every": 0}, "checkpoint_every=0 must be at least 1"),
+    ({"accumulate": 3, "rows_per_step": 4}, "accumulate=3 does not divide rows_per_step=4"),
   ],
 )
 def test_impossible_loops_are_refused(tmp_path, changes, message):

@@ -201,9 +201,9 @@ def test_without_a_preference_term_no_reference_is_needed():
 @pytest.mark.parametrize(
   "changes, message",
   [
-    (dict(beta=0.0), r"loss\.beta=0\.0 must be positive"),
-    (dict(name="orpo"), r"loss\.name='orpo'"),
-    (dict(label_smoothing=0.1), r"loss\.label_smoothing"),
+    ({"beta": 0.0}, r"loss\.beta=0\.0 must be positive"),
+    ({"name": "orpo"}, r"loss\.name='orpo'"),
+    ({"label_smoothing": 0.1}, r"loss\.label_smoothing"),
   ],
 )
 def test_impossible_objectives_are_refused(changes, message):
