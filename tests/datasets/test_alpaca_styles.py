@@ -15,6 +15,9 @@ _ARGUMENTS = {
   "users": 6, "unseen_users": 4, "preferences_per_user": 8, "seed": 0, "max_words": 20
 }  # fmt: skip
 
+# A gzip stream of broken JSON; without its time, so that every test process sees the same.
+_GZIP = gzip.compress(b"[", mtime=0)
+
 
 def _answer(model, style, index):
   return f"{model} {style} {index}" + " and more" * (3 if style == "verbose" else 0)
@@ -177,7 +180,7 @@ class TestReadPairs:
       alpaca_styles.read_pairs(tmp_path, max_words=20)
     assert str(tmp_path / "gpt4_0613_verbose.json.gz") in str(error.value)
 
-  @pytest.mark.parametrize("content", [b"[]", gzip.compress(b"[")[:-4], gzip.compress(b"[")])
+  @pytest.mark.parametrize("content", [b"[]", _GZIP[:-4], _GZIP], ids=["plain", "cut", "json"])
   def test_broken_file_is_named(self, tmp_path, content):
     _write(tmp_path, 10)
     (tmp_path / "claude-2.1_verbose.json.gz").write_bytes(content)
