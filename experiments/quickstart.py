@@ -16,12 +16,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.layers = 2
 
   c.sft.steps = 250
-  c.sft.row_tokens = 672
-  c.sft.scored_tokens = 416
+  c.sft.row_tokens = 640
+  c.sft.scored_tokens = 384
 
   c.preference.steps = 1800
-  c.preference.row_tokens = 688
-  c.preference.scored_tokens = 448
+  c.preference.row_tokens = 656
+  c.preference.scored_tokens = 432
   # With beta 0.5 DPO asks for about the margins of a calibrated generative model, which the
   # likelihood of the chosen responses pulls towards as well.
   c.preference.loss.name = "dpo"

@@ -146,8 +146,16 @@ def test_the_objectives_of_parts_add_up(scored):
   assert total == pytest.approx({name: float(value) for name, value in whole.items()}, rel=1e-5)
 
 
+def _places(tree):
+  """The shape of each array, of its part on a device, and on how many devices it lies."""
+  return {
+    name: [x.shape, x.sharding.shard_shape(x.shape), len(x.sharding.device_set)]
+    for name, x in tiny.flat(tree).items()
+  }
+
+
 def _run(mesh, rule, accumulate, batches):
-  """Trains from fresh parameters; (initial params, final state, metrics of every step)."""
+  """Trains from fresh parameters: those, their state's places, the last state, the metrics."""
   model = _model()
   rule = _recording(rule)
   reference = step_lib.init_params(model, mesh, seed=0)
@@ -155,17 +163,17 @@ def _run(mesh, rule, accumulate, batches):
   step = step_lib.make_step(
     model, tiny.OBJECTIVE, rule, mesh, vocab_chunk=512, accumulate=accumulate
   )
-  history = []
+  places, history = _places(state.opt_state), []
   for batch in batches:
     state, metrics = step(state, reference, sharding.to_global(mesh, batch))
     history.append({name: float(value) for name, value in metrics.items()})
-  return reference, state, history
+  return reference, places, state, history
 
 
 def test_accumulated_gradients_are_the_whole_batchs():
   mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-  reference, whole, (metrics,) = _run(mesh, optax.sgd(1e-3), 1, [_batch(4)])
-  _, parts, (part_metrics,) = _run(mesh, optax.sgd(1e-3), 4, [_batch(4)])
+  reference, _, whole, (metrics,) = _run(mesh, optax.sgd(1e-3), 1, [_batch(4)])
+  _, _, parts, (part_metrics,) = _run(mesh, optax.sgd(1e-3), 4, [_batch(4)])
   assert int(whole.step) == int(parts.step) == 1
   # Sums in another order: a few steps of float32.
   assert part_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
@@ -232,7 +240,7 @@ def main(directory):
   for shape in MESHES:
     mesh = sharding.make_mesh(*shape, devices=jax.devices()[: math.prod(shape)])
     rule = optimizer_lib.make_optimizer(OPTIMIZER, STEPS)
-    reference, state, history = _run(mesh, rule, 1, batches)
+    reference, start, state, history = _run(mesh, rule, 1, batches)
     name = "x".join(map(str, shape))
     groups = {
       "initial": reference,
@@ -242,11 +250,9 @@ def main(directory):
     for group, tree in groups.items():
       np.savez(directory / f"{name}.{group}.npz", **_numpy(tree))
     places = {
-      group: {
-        n: [x.shape, x.sharding.shard_shape(x.shape), len(x.sharding.device_set)]
-        for n, x in tiny.flat(tree).items()
-      }
-      for group, tree in (("params", state.params), ("opt_state", state.opt_state))
+      "params": _places(state.params),
+      "optimizer, at the start": start,
+      "optimizer, at the end": _places(state.opt_state),
     }
     text = json.dumps({"history": history, "places": places, "devices": len(jax.devices())})
     (directory / f"{name}.json").write_text(text)
@@ -313,17 +319,18 @@ def test_parameters_and_optimizer_state_are_really_split(eight_devices, shape):
       if dimension is not None:
         expected[dimension] //= parts
     assert (shard, devices) == (expected, 8), name
-  moments = 0
-  for name, (whole, shard, devices) in facts["places"]["opt_state"].items():
-    owner = [p for p in params if name.endswith(p)]
-    if owner:
-      moments += 1
-      assert (whole, shard) == tuple(params[owner[0]][:2]), name
-    else:
-      assert math.prod(whole) <= 3 and shard == whole, name  # counters
-    assert devices == 8
-  # The gradient kept for this test; Muon's moment of 7 matrices; Adam's two of 5 others.
-  assert moments == 12 + 7 + 2 * 5
+  for when in ("start", "end"):
+    moments = 0
+    for name, (whole, shard, devices) in facts["places"][f"optimizer, at the {when}"].items():
+      owner = [p for p in params if name.endswith(p)]
+      if owner:
+        moments += 1
+        assert (whole, shard) == tuple(params[owner[0]][:2]), (when, name)
+      else:
+        assert math.prod(whole) <= 3 and shard == whole, (when, name)  # counters
+      assert devices == 8
+    # The gradient kept for this test; Muon's moment of 7 matrices; Adam's two of 5 others.
+    assert moments == 12 + 7 + 2 * 5
 
 
 if __name__ == "__main__":
