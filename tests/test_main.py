@@ -239,7 +239,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(cache, tmp_path):
   status, out, err = _finish(_start(cache, tmp_path / "new", changes, devices=2))
   assert status == 2 and not out
   (line,) = err.splitlines()
-  assert "preference.rows_per_step=3 cannot be split over" in line and "= 2 devices" in line
+  assert "preference: rows_per_step=3 cannot be split over" in line and "= 2 devices" in line
   assert not (tmp_path / "new").exists()
 
 

@@ -52,11 +52,11 @@ _LAYOUT = "preference__layout__"
 _REFUSED = {
   "scored after more shots than there are": (
     {f"{_LAYOUT}query_shots": (4, 9)},
-    r"preference\.layout scores something after 9 shots, but an episode has preference\.shots=8",
+    r"preference: layout scores something after 9 shots, but an episode has shots=8",
   ),
   "described after more shots than there are": (
     {"sft__shots": 4, "sft__layout__query_shots": (4,), "sft__layout__description_shots": (0, 5)},
-    r"sft\.layout scores something after 5 shots, but an episode has sft\.shots=4",
+    r"sft: layout scores something after 5 shots, but an episode has shots=4",
   ),
   "queries under no description": (
     {f"{_LAYOUT}description_queries": (3,)},
@@ -66,7 +66,7 @@ _REFUSED = {
     {f"{_LAYOUT}query_shots": (-1,)},
     r"preference: numbers of shots are 0 or more",
   ),
-  "no query": ({"preference__queries": 0}, r"preference\.queries 1 or more"),
+  "no query": ({"preference__queries": 0}, r"preference: .* queries 1 or more"),
   "nothing to score": (
     {
       f"{_LAYOUT}shot_pairs": False,
@@ -74,11 +74,19 @@ _REFUSED = {
       f"{_LAYOUT}description_shots": (),
       f"{_LAYOUT}description_queries": (),
     },
-    r"preference\.l\w+.* scores no",
+    r"preference: .*layout scores no",
   ),
   "a preference loss without pairs": (
     {"sft__loss__preference_weight": 1.0},
-    r"sft\.loss\.preference_weight > 0, but sft\.layout scores no pairs",
+    r"sft: loss\.preference_weight > 0, but layout scores no pairs",
+  ),
+  "a preference loss in SFT": (
+    {"sft__loss__preference_weight": 1.0, "sft__layout__rejected": True},
+    r"sft\.loss\.preference_weight > 0: the SFT stage makes the reference",
+  ),
+  "rows of the evaluation": (
+    {"evaluation__rows": 0},
+    r"evaluation\.rows=0 1 or more",
   ),
   "an unknown loss": (
     {"preference__loss__name": "kto"},
@@ -122,7 +130,7 @@ def test_impossible_configs_are_refused_by_their_keys(case):
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
   monkeypatch.setattr(recipe.sharding, "batch_shards", lambda mesh: 8)
-  with pytest.raises(ValueError, match=r"sft\.rows_per_step=4 cannot be split over .*8 devices"):
+  with pytest.raises(ValueError, match=r"sft: rows_per_step=4 cannot be split over .*8 devices"):
     recipe.make_plan(_config())
 
 

@@ -168,7 +168,7 @@ def test_descriptions_round_trip():
 
 def test_description_wording():
   tastes = _tastes(sentiment="positive", length="short", focus="plot")
-  text = "Above all wants reviews that are positive; also short and about the plot."
+  text = "Reviews should be, above all, positive; also: short, about the plot."
   assert reviews.describe(tastes) == text
   assert reviews.parse_description(text + " Or long.") is None
   assert reviews.parse_description("The user likes short reviews.") is None
