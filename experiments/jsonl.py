@@ -16,24 +16,13 @@ from fspo_jax import config
 
 def get_config() -> ml_collections.ConfigDict:
   """A config to start from."""
-  c = config.default()
+  c = config.texts(shots=4)
   c.data.name = "jsonl"
-  c.tokenizer.vocab_size = 4096
-  c.tokenizer.split_by_whitespace = True
-  c.model.layers = 2
-  c.model.attention_block = 256
-  for stage in (c.sft, c.preference):
-    stage.shots = 4
-    stage.queries = 1
-    stage.curriculum.use = False
-    stage.row_tokens = 2048
-    stage.scored_tokens = 1536
-    stage.layout.query_shots = (4,)
-    stage.layout.description_shots = ()
-    stage.layout.description_queries = ()
-  c.evaluation.shots = 4
+  c.tokenizer.vocab_size = 3072
+  c.sft.row_tokens = 2048
+  c.sft.scored_tokens = 1536
+  c.preference.steps = 500
+  c.preference.row_tokens = 2048
+  c.preference.scored_tokens = 1536
   c.evaluation.episodes = 400
-  c.evaluation.rat_episodes = 0  # no descriptions are trained
-  c.evaluation.rows = 2
-  c.evaluation.win_rate_users = 0  # there is no true reward
   return c

@@ -162,6 +162,45 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   return c
 
 
+def texts(shots: int) -> ml_collections.ConfigDict:
+  """The default for users' own texts, which are long: small enough for two cores and minutes.
+
+  Args:
+    shots: preferences in the context; accuracy is measured for 0 .. shots of them.
+  """
+  c = default()
+  c.tokenizer.split_by_whitespace = True
+  c.model.width = 64
+  c.model.layers = 2
+  c.model.heads = 2
+  c.model.kv_heads = 2
+  c.model.mlp = 192
+  c.model.attention_block = 256
+  for stage in (c.sft, c.preference):
+    stage.shots = shots
+    stage.queries = 1
+    stage.rows_per_step = 2
+    stage.checkpoint_every = 50
+    stage.log_every = 5
+    stage.curriculum.use = False
+    stage.layout.query_shots = (shots,)
+    stage.layout.description_shots = ()  # no descriptions are trained, hence no RAT
+    stage.layout.description_queries = ()
+  c.sft.steps = 150
+  # The model still learns the language: with more of its likelihood in the objective, its drift
+  # over long responses drowns what the shots say.
+  c.preference.loss.name = "dpo"
+  c.preference.loss.preference_weight = 1.0
+  c.preference.loss.chosen_weight = 0.1
+  c.preference.optimizer.learning_rate = 1e-3
+  c.preference.optimizer.adam_learning_rate = 5e-4
+  c.evaluation.shots = shots
+  c.evaluation.rows = 2
+  c.evaluation.rat_episodes = 0
+  c.evaluation.win_rate_users = 0  # there is no true reward
+  return c
+
+
 def template(c: ml_collections.ConfigDict) -> Template:
   """The template that `template` names; ValueError if there is none of that name."""
   if c.template not in TEMPLATES:
