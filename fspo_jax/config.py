@@ -33,6 +33,7 @@ def default() -> ml_collections.ConfigDict:
   c.data.unseen_users = 0.1  # jsonl: fraction of users kept for evaluation
   c.data.unseen_prompts = 0.1  # jsonl, alpaca_styles: fraction of prompts never trained on
   c.data.min_preferences = 20  # ukp: users with fewer are set aside
+  c.data.workers = "test"  # ukp: the unseen workers; 'val' to choose settings with
   c.data.max_words = 120  # ukp, alpaca_styles: longest response, in words; longer: set aside
   c.data.small_users = "refuse"  # users with too few preferences: 'refuse' to start, or 'set_aside'
   c.data.users = 400  # alpaca_styles: simulated users to train on
@@ -107,6 +108,7 @@ def default() -> ml_collections.ConfigDict:
   c.evaluation.rat_episodes = 250  # of them, per split, for descriptions, written and gold
   c.evaluation.win_rate_users = 200  # of them, per split; worlds only
   c.evaluation.win_rate_prompts = 2  # prompts answered for each of these users
+  c.evaluation.sample_users = 3  # users whose responses the report shows side by side
   c.evaluation.temperatures = (0.3, 1.0)  # of responses; the first is `win_rate` of results.json
   c.evaluation.top_p = 1.0  # of responses
   c.evaluation.description_temperature = 0.0  # of written descriptions; 0 is greedy
@@ -198,6 +200,7 @@ def texts(shots: int) -> ml_collections.ConfigDict:
   c.evaluation.rows = 2
   c.evaluation.rat_episodes = 0
   c.evaluation.win_rate_users = 0  # there is no true reward
+  c.evaluation.max_response_tokens = 160
   return c
 
 

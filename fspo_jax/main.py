@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
   _set_up_logging()
   try:
     plan = recipe.make_plan(_CONFIG.value)
-    workdir = Workdir(_WORKDIR.value, recipe.as_json(_CONFIG.value))
+    identity = recipe.as_json(_CONFIG.value) | {"data_sha256": recipe.fingerprint(_CONFIG.value)}
+    workdir = Workdir(_WORKDIR.value, identity)
   except (ValueError, OSError, WorkdirError) as error:
     print(f"fspo_jax: cannot start: {error}", file=sys.stderr)
     return 2

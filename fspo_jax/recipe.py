@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import hashlib
 import json
 import logging
+import pathlib
 import statistics
 from typing import Any
 
@@ -20,7 +22,7 @@ from fspo_jax import config as config_lib
 from fspo_jax.datasets import alpaca_styles, ukp
 from fspo_jax.episodes import batching, sources, tokenizers
 from fspo_jax.episodes.sampling import EpisodeFn
-from fspo_jax.episodes.templates import Formatter
+from fspo_jax.episodes.templates import Formatter, Role
 from fspo_jax.evaluation import evaluate, plots, report
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.models import transformer
@@ -69,6 +71,18 @@ class Plan:
     return self.config.seed * len(_SEEDS) * 2 + _SEEDS[stream]
 
 
+def fingerprint(c: ml_collections.ConfigDict) -> str:
+  """SHA-256 of the data files of a config, which are part of what a run is; empty for a world."""
+  if not c.data.path:
+    return ""
+  path = pathlib.Path(c.data.path)
+  digest = hashlib.sha256()
+  for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    if file.is_file():
+      digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+  return digest.hexdigest()
+
+
 def as_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
   """The config as JSON has it (tuples are lists)."""
   return json.loads(c.to_json_best_effort())
@@ -108,11 +122,16 @@ def _load_source(
       unseen_instructions=data.unseen_prompts,
     )
   else:
-    splits = ukp.load(data.path, min_preferences=data.min_preferences, max_words=data.max_words)
+    splits = ukp.load(
+      data.path,
+      min_preferences=data.min_preferences,
+      max_words=data.max_words,
+      workers=data.workers,
+    )
     votes = ukp.majorities(data.path)
 
-    def rules(queries: Sequence[tuple[str, Preference]]) -> dict[str, float]:
-      return {name: found.accuracy for name, found in ukp.baselines(queries, votes).items()}
+    def rules(queries: Sequence[tuple[str, Preference]]) -> dict[str, Sequence[float]]:
+      return {name: found.scores for name, found in ukp.baselines(queries, votes).items()}
 
     baselines = rules
   return sources.UserSource(data.name, splits, aside), baselines
@@ -152,6 +171,13 @@ def make_plan(c: ml_collections.ConfigDict) -> Plan:
   """
   config_lib.template(c)
   config_lib.transformer(c, c.tokenizer.vocab_size)
+  if c.model.roles and c.model.roles < len(Role):
+    raise ValueError(f"model.roles={c.model.roles} is neither 0 nor at least {len(Role)}")
+  if c.vocab_chunk < 1 or c.tokenizer.model_type not in ("bpe", "unigram"):
+    raise ValueError(
+      f"vocab_chunk={c.vocab_chunk} must be at least 1, and tokenizer.model_type="
+      f"{c.tokenizer.model_type!r} 'bpe' or 'unigram'"
+    )
   mesh = sharding.make_mesh(**c.mesh)
   for name in ("sft", "preference"):
     try:
@@ -334,7 +360,10 @@ class Recipe:
     if baselines:
       names = next(iter(baselines.values()))
       results["baselines"] = {
-        name: {split: rules[name] for split, rules in baselines.items()} for name in names
+        name: {split: rules[name].mean for split, rules in baselines.items()} for name in names
+      }
+      results["baselines_ci95"] = {
+        name: {split: rules[name].ci for split, rules in baselines.items()} for name in names
       }
     results_lib.write(self.workdir.path / "results.json", results)
     directory = self.workdir.path / "report"
@@ -349,9 +378,28 @@ class Recipe:
       results,
       next(iter(found.values())).samples,
       title=f"FSPO on {self.config.data.name}",
+      notes=self._notes(),
       data_facts=self.plan.source.facts(),
       figures={"The preference stage": "training.png"},
     )
+
+  def _notes(self) -> list[str]:
+    """What a reader of the numbers must know about how they were taken."""
+    s = self.plan.settings
+    notes = []
+    if s.rat_episodes:
+      notes.append(
+        f"Descriptions, written and gold, are scored on the first {s.rat_episodes} of the "
+        f"{s.episodes} episodes of a split, against the frozen reference with the same shots and "
+        "no description."
+      )
+    if self.plan.world is not None:
+      notes.append(
+        "The Bayes ceiling of unseen users has the prior that training shows: nobody has the "
+        "held-out combination. That of held-out combinations is uniform over all users, which "
+        "training cannot teach: there a model starts below 50 % at k = 0."
+      )
+    return notes
 
   def _metric(self, stage: str, name: str, of: Callable[[list[float]], float]) -> float:
     """One number `of` all the rows of a stage's metrics."""

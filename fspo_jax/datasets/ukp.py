@@ -58,12 +58,14 @@ class Baseline:
     by_user: the mean of the users' accuracies: a few workers judged far more than the others.
     decided: the share of preferences on which the rule has an opinion.
     decided_accuracy: the accuracy on these.
+    scores: 1, 0 or, undecided, 0.5 for each preference.
   """
 
   accuracy: float
   by_user: float
   decided: float
   decided_accuracy: float
+  scores: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -231,6 +233,7 @@ def _baseline(users: list[str], right: list[bool | None]) -> Baseline:
     by_user=sum(sum(own) / len(own) for own in by_user.values()) / len(by_user),
     decided=len(decided) / len(right),
     decided_accuracy=sum(decided) / len(decided) if decided else float("nan"),
+    scores=tuple(scores),
   )
 
 

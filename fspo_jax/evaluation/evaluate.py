@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import hashlib
 import logging
 from typing import Any
 
@@ -28,8 +29,9 @@ from fspo_jax.worlds.reviews import ReviewsWorld
 _LOG = logging.getLogger(__name__)
 
 Margins = Float[np.ndarray, " episodes"]
-# What rules that know nothing of the user reach: (user_id, query) pairs -> {rule: accuracy}.
-BaselineFn = Callable[[Sequence[tuple[str, Any]]], Mapping[str, float]]
+# Whether rules that know nothing of the user are right (1, or 0.5 where they cannot tell):
+# (user_id, query) pairs -> {rule: one number per query}.
+BaselineFn = Callable[[Sequence[tuple[str, Any]]], Mapping[str, Sequence[float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Settings:
   rat_episodes: int
   win_rate_users: int
   win_rate_prompts: int
+  sample_users: int
   temperatures: tuple[float, ...]
   top_p: float
   description_temperature: float
@@ -55,6 +58,15 @@ class Settings:
       raise ValueError(
         f"evaluation.shots={self.shots} must be 0 or more, evaluation.episodes={self.episodes} and "
         f"evaluation.rows={self.rows} 1 or more"
+      )
+    for temperature in (*self.temperatures, self.description_temperature):
+      Decoding(temperature, self.top_p, self.max_response_tokens)
+    Decoding(0.0, 1.0, self.max_description_tokens)
+    if not self.temperatures or self.win_rate_prompts < 1 or self.bootstrap < 1:
+      raise ValueError(
+        "evaluation.temperatures needs one or more, evaluation.win_rate_prompts and "
+        f"evaluation.bootstrap are 1 or more: found {self.temperatures}, {self.win_rate_prompts}, "
+        f"{self.bootstrap}"
       )
     if self.rat_episodes > self.episodes or self.win_rate_users > self.episodes:
       raise ValueError(
@@ -89,7 +101,7 @@ class SplitResult:
   bayes: dict[str, float]
   win_rates: dict[float, dict[str, dict[str, Any]]]
   descriptions: dict[str, Any]
-  baselines: dict[str, float]
+  baselines: dict[str, statistics.Interval]
   facts: dict[str, float]
   samples: list[UserSample]
 
@@ -130,6 +142,11 @@ class SplitEvaluation:
     self.episodes = [episode_fn(i) for i in range(settings.episodes)]
     self.user_ids = [episode.user_id for episode in self.episodes]
     self.described = all(episode.description for episode in self.episodes)
+
+  def _stream(self, *names: object) -> int:
+    """The seed of one use of randomness, which no other use, split or seed shares."""
+    text = repr((self.seed, self.split, *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
 
   def _score(
     self, params: dict, episodes: Sequence[Episode], layout: Layout, label: str
@@ -211,7 +228,7 @@ class SplitEvaluation:
     decoding = Decoding(s.description_temperature, 1.0, s.max_description_tokens)
     personalizer = self.models.personalizer(self.models.policy)
     contexts = [e.shots[:k] for e in episodes for k in range(self.shots + 1)]
-    flat = personalizer.describe(contexts, decoding, seed=self.seed)
+    flat = personalizer.describe(contexts, decoding, seed=self._stream("descriptions"))
     step = self.shots + 1
     return [[w.text for w in flat[i : i + step]] for i in range(0, len(flat), step)]
 
@@ -222,14 +239,16 @@ class SplitEvaluation:
     s = self.settings
     episodes = self.episodes[: s.win_rate_users]
     users = [user_of(i) for i in range(len(episodes))]
-    prompts = win_rate.draw_prompts(world, episodes, s.win_rate_prompts, self.seed)
+    prompts = win_rate.draw_prompts(world, episodes, s.win_rate_prompts, self._stream("prompts"))
     if len(written) < len(episodes):
       written = written + self.write_descriptions(episodes[len(written) :])
     players = self._players(episodes, written)
     rates, samples = {}, []
     for temperature in s.temperatures:
       decoding = Decoding(temperature, s.top_p, s.max_response_tokens)
-      match = win_rate.play(world, users, prompts, players, decoding, seed=self.seed)
+      match = win_rate.play(
+        world, users, prompts, players, decoding, seed=self._stream("responses", temperature)
+      )
       ids = self.user_ids[: len(episodes)]
       rates[temperature] = {name: match.interval(name, ids, s.bootstrap) for name in players}
       _LOG.info("%s: responses cut at the limit: %s", self.split, match.unfinished)
@@ -251,6 +270,31 @@ class SplitEvaluation:
       "oracle": win_rate.Player(fspo, shots, [e.description for e in episodes]),
     }
 
+  def samples(self) -> list[UserSample]:
+    """What each method answers to some users' own queries, where nobody judges it."""
+    s = self.settings
+    episodes = self.episodes[: s.sample_users]
+    decoding = Decoding(s.temperatures[0], s.top_p, s.max_response_tokens)
+    sft = self.models.personalizer(self.models.reference)
+    fspo = self.models.personalizer(self.models.policy)
+    shots, prompts = [e.shots for e in episodes], [[e.queries[0].prompt] for e in episodes]
+    seed = self._stream("samples")
+    answers = {
+      "base": sft.respond([()] * len(episodes), prompts, decoding, seed=seed),
+      "fewshot_prompted": sft.respond(shots, prompts, decoding, seed=seed),
+      "fspo": fspo.respond(shots, prompts, decoding, seed=seed),
+    }
+    return [
+      UserSample(
+        user_id=episode.user_id,
+        description=episode.description,
+        shots=episode.shots,
+        prompt=episode.queries[0].prompt,
+        responses={name: written[i][0].text for name, written in answers.items()},
+      )
+      for i, episode in enumerate(episodes)
+    ]
+
   def _samples(
     self, match: win_rate.Match, prompts: list[list[str]], written: list[list[str]]
   ) -> list[UserSample]:
@@ -264,12 +308,12 @@ class SplitEvaluation:
         rewards={name: float(values[i][0]) for name, values in match.rewards.items()},
         written_description=written[i][-1],
       )
-      for i in range(min(3, len(prompts)))
+      for i in range(min(self.settings.sample_users, len(prompts)))
     ]
 
   def bayes_accuracy(self, world: ReviewsWorld) -> dict[str, float]:
-    """The best any method could reach on these very episodes."""
-    predictor = bayes.BayesPredictor.for_world(world)
+    """The best any method could reach on these very episodes; see `for_world` for its prior."""
+    predictor = bayes.BayesPredictor.for_world(world, self.split)
     shots = np.stack([bayes.preference_pairs(e.shots) for e in self.episodes])
     queries = np.stack([bayes.preference_pairs(e.queries)[0] for e in self.episodes])
     preferred = predictor.predict_by_k(shots, queries, range(self.shots + 1))
@@ -323,9 +367,19 @@ def evaluate_split(
     ceiling = evaluation.bayes_accuracy(world)
     if evaluation.settings.win_rate_users:
       rates, samples = evaluation.win_rates(world, user_of, written)
+  elif evaluation.settings.sample_users:
+    samples = evaluation.samples()
   if world is not None and written:
     f1 = [[world.description_f1(user_of(i), text) for text in own] for i, own in enumerate(written)]
     descriptions = {str(k): float(x) for k, x in enumerate(np.mean(f1, axis=0))}
   queries = [(e.user_id, query) for e in evaluation.episodes for query in e.queries]
-  rules = dict(baselines(queries)) if baselines is not None else {}
+  rules = {}
+  if baselines is not None:
+    users = np.asarray([user_id for user_id, _ in queries])
+    rules = {
+      name: statistics.cluster_bootstrap(
+        np.asarray(right), users, resamples=evaluation.settings.bootstrap
+      )
+      for name, right in baselines(queries).items()
+    }
   return SplitResult(accuracy, intervals, ceiling, rates, descriptions, rules, facts, samples)

@@ -111,7 +111,7 @@ def write_report(
     if key == "win_rate" and win_rate_plot:
       blocks.append("![Win rates](win_rates.png)")
   blocks += _methods(results)
-  blocks += _baselines(results.get("baselines", {}))
+  blocks += _baselines(results.get("baselines", {}), results.get("baselines_ci95", {}))
   blocks += _samples(samples)
   for caption, path in (figures or {}).items():
     blocks += [f"## {caption}", f"![{caption}]({path})"]
@@ -211,7 +211,7 @@ def _accuracy_tables(results: Results) -> list[str]:
     "counts half."
     + (
       " The Bayes ceiling is what an observer reaches who knows how users come about, and has seen "
-      "the same k shots; a method that sees no more than these passes it by chance only."
+      "the same k shots; a method that sees and knows no more than that passes it by chance."
       if results["bayes_accuracy"]
       else ""
     )
@@ -250,16 +250,22 @@ def _methods(results: Results) -> list[str]:
   return ["## The methods", "\n".join(lines)]
 
 
-def _baselines(baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _baselines(
+  baselines: Mapping[str, Mapping[str, float]],
+  intervals: Mapping[str, Mapping[str, Sequence[float] | None]],
+) -> list[str]:
   if not baselines:
     return []
   splits = [split for split in SPLITS if any(split in by for by in baselines.values())]
   rows = [
-    [_text(name), *(_rate(by[split]) if split in by else "" for split in splits)]
+    [
+      _text(name),
+      *(_rate(by[s], intervals.get(name, {}).get(s)) if s in by else "" for s in splits),
+    ]
     for name, by in sorted(baselines.items())
   ]
   table = _table(["", *(SPLITS[split] for split in splits)], rows, align="right")
-  return ["## Baselines", table, "Preference accuracy in %."]
+  return ["## Baselines", table, "Preference accuracy in %, with 95 % intervals by user."]
 
 
 def _samples(samples: Sequence[UserSample]) -> list[str]:
@@ -327,7 +333,7 @@ def _wall_times(wall_seconds: Mapping[str, float]) -> list[str]:
 
 def _rest(results: Results) -> list[str]:
   """Later additions to the results that have no section of their own, as they are."""
-  shown = {*results_lib.REQUIRED, "baselines"}
+  shown = {*results_lib.REQUIRED, "baselines", "baselines_ci95"}
   rest = {
     key: results[key]
     for key in sorted(results)

@@ -158,17 +158,16 @@ def _choose(
   return jax.vmap(jax.random.categorical)(keys, logits)
 
 
-# While decoding: index, context, tokens so far, which sequences are done, which came to EOS.
-_State = tuple[Int[Array, ""], Context, Int[Array, "B T"], Bool[Array, " B"], Bool[Array, " B"]]
+# While decoding: index, context, tokens so far, which sequences came to EOS.
+_State = tuple[Int[Array, ""], Context, Int[Array, "B T"], Bool[Array, " B"]]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
 def _decode(
   model: transformer.Transformer,
   params: dict,
   context: Context,
   keys: Key[Array, " B"],
-  live: Bool[Array, " B"],
   role: int,
   eos_id: int,
   decoding: Decoding,
@@ -178,11 +177,11 @@ def _decode(
   batch = context.lengths.shape[0]
 
   def going(state: _State) -> Bool[Array, ""]:
-    index, _, _, done, _ = state
+    index, _, _, done = state
     return (index < decoding.max_tokens) & ~done.all()
 
   def step(state: _State) -> _State:
-    index, context, out, done, finished = state
+    index, context, out, done = state
     logits = (context.hidden @ head.astype(context.hidden.dtype)).astype(jnp.float32)
     step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
     token = _choose(logits, step_keys, decoding.temperature, decoding.top_p).astype(jnp.int32)
@@ -191,11 +190,11 @@ def _decode(
     counts = jnp.where(done | ended, 0, 1).astype(jnp.int32)
     roles = jnp.full((batch, 1), role, jnp.int32)
     context = _extend(model, params, context, token[:, None], roles, counts)
-    return index + 1, context, out, done | ended, finished | ended
+    return index + 1, context, out, done | ended
 
   out = jnp.full((batch, decoding.max_tokens), eos_id, jnp.int32)
-  state = (0, context, out, ~live, ~live)
-  _, _, out, _, finished = jax.lax.while_loop(going, step, state)
+  state = (0, context, out, jnp.zeros(batch, bool))
+  _, _, out, finished = jax.lax.while_loop(going, step, state)
   return out, finished
 
 
@@ -237,9 +236,8 @@ def sample(
     [np.random.SeedSequence(list(seed)).generate_state(2, np.uint32) for seed in seeds]
   )
   keys = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
-  live = jnp.ones(len(seeds), bool)
   out, finished = jax.device_get(
-    _decode(model, params, context, keys, live, int(role), int(eos_id), decoding)
+    _decode(model, params, context, keys, int(role), int(eos_id), decoding)
   )
   sampled = []
   for row, done in zip(out.tolist(), finished.tolist(), strict=True):

@@ -60,6 +60,12 @@ class TransformerConfig:
   param_dtype: str
 
   def __post_init__(self) -> None:
+    for name in ("width", "layers", "heads", "kv_heads", "head_dim", "mlp", "attention_block"):
+      if vars(self)[name] < 1:
+        raise ValueError(f"model.{name}={vars(self)[name]} must be at least 1")
+    for name in (self.dtype, self.param_dtype):
+      if name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"model.dtype, model.param_dtype: {name!r} is not a float type of JAX")
     if self.heads % self.kv_heads:
       raise ValueError(f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}")
     if self.head_dim % 2:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pathlib
 import sys
 from typing import Any
@@ -37,7 +38,10 @@ class MetricWriter:
     directory.mkdir(parents=True, exist_ok=True)
     self.path = directory / f"{stage}.jsonl"
     kept = [row for row in read_jsonl(self.path) if row["step"] <= resume_step]
-    self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    # Whole or not at all: a kill here must not lose the rows before.
+    temporary = self.path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    os.replace(temporary, self.path)
     self._file = self.path.open("a")
     self._board = tensorboardX.SummaryWriter(
       str(directory / "tensorboard" / stage), purge_step=resume_step + 1

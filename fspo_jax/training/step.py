@@ -151,6 +151,7 @@ def objective_value(
     correct = (h > 0) + 0.5 * (h == 0)
     metrics["preference/loss"] = value
     metrics["rewards/margins"] = objective.beta * mean(h, "pair")
+    metrics["logps/abs_margins"] = mean(jnp.abs(h), "pair")
     metrics["rewards/accuracies"] = mean(correct, "pair")
     metrics["rewards/accuracies_described"] = mean(correct, "described_pair")
   loss = sum(terms)

@@ -103,9 +103,17 @@ class BayesPredictor:
     self._offsets = np.arange(len(self.population)) * self._levels**2
 
   @classmethod
-  def for_world(cls, world: reviews.ReviewsWorld) -> BayesPredictor:
-    """The predictor that knows how `world` makes its pairs."""
+  def for_world(cls, world: reviews.ReviewsWorld, split: str | None = None) -> BayesPredictor:
+    """The predictor that knows how `world` makes its pairs.
+
+    Args:
+      world: the world.
+      split: whose users are met. For 'train' and 'unseen', the prior knows that nobody in them has
+        the held-out combination; for any other, it is uniform over the whole population.
+    """
+    ordinary = split in ("train", "unseen")
     return cls(
+      population=(*world.users("train"), *world.users("unseen")) if ordinary else None,
       candidates=world.candidates,
       label_noise=world.label_noise,
       min_differences=world.min_differences,

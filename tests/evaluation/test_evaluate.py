@@ -24,6 +24,7 @@ SETTINGS = evaluate.Settings(
   rat_episodes=4,
   win_rate_users=4,
   win_rate_prompts=2,
+  sample_users=3,
   temperatures=(0.3,),
   top_p=1.0,
   description_temperature=0.0,
