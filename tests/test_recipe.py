@@ -238,7 +238,8 @@ def test_the_plan_of_real_data_adds_up(shared_data, name):
     aside = sum(n for reason, n in splits.set_aside.items() if reason.startswith("preferences:"))
     assert facts["preferences, train"] + facts["preferences, unseen"] + aside == total
     found = plan.baselines(splits.queries("unseen")[:50])
-    assert found and all(0 <= accuracy <= 1 for accuracy in found.values())
+    assert found and all(len(right) == 50 for right in found.values())
+    assert {x for right in found.values() for x in right} <= {0.0, 0.5, 1.0}
   else:
     assert facts["users, train"] == plan.config.data.users
     assert facts["users, unseen"] == plan.config.data.evaluation_users

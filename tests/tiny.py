@@ -227,20 +227,19 @@ def flat(tree):
   return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def command(module, *arguments, devices=1, **environment):
+def command(module, *arguments, devices=1):
   """The command line and environment of `python -m tests.<module>` on so many CPU devices."""
   environment = {
     **os.environ,
     "PYTHONPATH": str(REPO),
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    **environment,
   }
   return [sys.executable, "-m", f"tests.{module}", *map(str, arguments)], environment
 
 
-def run(module, *arguments, **options):
+def run(module, *arguments, devices=1):
   """Runs the `main` of a test module in a process of its own; see `command`."""
-  line, environment = command(module, *arguments, **options)
+  line, environment = command(module, *arguments, devices=devices)
   done = subprocess.run(
     line, env=environment, cwd=REPO, capture_output=True, text=True, timeout=600, check=False
   )

@@ -205,6 +205,7 @@ class TestBaselines:
       by_user=pytest.approx((2 / 3 + 0.5) / 2),
       decided=3 / 4,
       decided_accuracy=2 / 3,
+      scores=(1.0, 1.0, 0.0, 0.5),
     )
     assert found["majority"].accuracy == 2.5 / 4
     assert found["majority"].decided_accuracy == 1

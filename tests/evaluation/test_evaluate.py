@@ -81,7 +81,7 @@ class TestPairScores:
 class TestBayes:
   def test_it_is_the_predictor_on_the_same_episodes(self, evaluation):
     world = tiny.world()
-    predictor = bayes.BayesPredictor.for_world(world)
+    predictor = bayes.BayesPredictor.for_world(world, "unseen")
     right = np.zeros((EPISODES, SHOTS + 1))
     for i, episode in enumerate(evaluation.episodes):
       shots = bayes.preference_pairs(episode.shots)
@@ -91,7 +91,12 @@ class TestBayes:
         right[i, k] = 0.5 if abs(p - 0.5) < 1e-9 else p > 0.5
     found = evaluation.bayes_accuracy(world)
     assert found == pytest.approx({str(k): right[:, k].mean() for k in range(SHOTS + 1)})
-    assert found["0"] == 0.5 < found[str(SHOTS)]  # without shots nobody knows anything
+    assert found["0"] < found[str(SHOTS)]
+    # Over the whole population tastes are symmetric: without shots nobody knows anything.
+    shots = bayes.preference_pairs(evaluation.episodes[0].shots)[:0]
+    (query,) = bayes.preference_pairs(evaluation.episodes[0].queries)
+    anybody = bayes.BayesPredictor.for_world(world)
+    assert float(anybody.predict(shots, query)) == pytest.approx(0.5, abs=1e-9)
 
 
 class TestMargins:
