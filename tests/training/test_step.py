@@ -262,7 +262,7 @@ def main(directory):
 def eight_devices(tmp_path_factory):
   directory = tmp_path_factory.mktemp("eight")
   # Partitioning is under test here, and not XLA's optimizations, which take half of the time.
-  tiny.run("training.test_step", directory, devices=8, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+  tiny.run("training.test_step", directory, devices=8)
 
   def read(shape):
     name = "x".join(map(str, shape))
