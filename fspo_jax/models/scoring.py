@@ -86,7 +86,9 @@ def _logits(
 def _target_logits(
   hidden: Float[Array, "S D"], table: Float[Array, "V D"], targets: Int[Array, " S"]
 ) -> Float[Array, " S"]:
-  return (hidden.astype(jnp.float32) * table[targets].astype(jnp.float32)).sum(-1)
+  # Rounded as in `_logits`, or probabilities would not add up to 1 in half precision.
+  rows = table[targets].astype(hidden.dtype).astype(jnp.float32)
+  return (hidden.astype(jnp.float32) * rows).sum(-1)
 
 
 def _normalizer(hidden: Float[Array, "S D"], table: Float[Array, "V D"], chunk: int) -> _Carry:
@@ -134,7 +136,7 @@ def _logprobs_backward(chunk: int, saved: Any, g: Float[Array, " S"]) -> tuple[A
     d_piece = jnp.matmul(d_logits.T, hidden, preferred_element_type=jnp.float32)
     return d_hidden, d_piece
 
-  of_target = g[:, None] * table[targets].astype(jnp.float32)
+  of_target = g[:, None] * table[targets].astype(hidden.dtype).astype(jnp.float32)
   d_hidden, d_pieces = jax.lax.scan(step, of_target, _chunks(table, chunk))
   d_table = d_pieces.reshape(-1, table.shape[1])[: table.shape[0]]
   d_table = d_table.at[targets].add(g[:, None] * hidden.astype(jnp.float32))

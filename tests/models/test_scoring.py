@@ -55,6 +55,20 @@ def test_any_chunk_of_the_vocabulary_gives_log_softmax_and_its_gradient(chunk):
   np.testing.assert_allclose(head_gradient, expected, atol=1e-5)
 
 
+def test_probabilities_add_up_to_1_in_half_precision():
+  # The head's parameters are float32, and the model computes with them in bfloat16: the target's
+  # logit and the normalizer must both be of the rounded ones.
+  rng = np.random.default_rng(0)
+  hidden = jnp.asarray(rng.standard_normal((1, 64)), jnp.bfloat16)
+  head = jnp.asarray(0.3 * rng.standard_normal((64, 512)), jnp.float32)
+  every = jnp.repeat(hidden, 512, axis=0)
+  found = scoring.token_logprobs(every, head, jnp.arange(512), chunk=100)
+  assert float(jnp.exp(found).sum()) == pytest.approx(1.0, abs=1e-5)
+  rounded = np.asarray(head.astype(jnp.bfloat16), np.float64)
+  logits = np.asarray(hidden, np.float64) @ rounded
+  np.testing.assert_allclose(found, logits[0] - np.log(np.exp(logits).sum()), atol=PER_TOKEN)
+
+
 def test_extreme_logits_neither_overflow_nor_vanish():
   head = jnp.asarray([[1e4, -1e4, 0.0, 1e4]])
   found = scoring.token_logprobs(jnp.ones((4, 1)), head, jnp.arange(4), chunk=3)

@@ -197,6 +197,8 @@ def test_half_precision_computes_in_half_and_keeps_its_parameters():
   [
     ({"heads": 6, "kv_heads": 4}, "model.kv_heads=4 does not divide model.heads=6"),
     ({"head_dim": 7}, "model.head_dim=7 is odd"),
+    ({"layers": 0}, "model.layers=0 must be at least 1"),
+    ({"param_dtype": "int8"}, "'int8' is not a float type"),
     ({"remat": "some"}, r"model.remat='some' is not one of \['dots', 'full', 'none'\]"),
   ],
 )
