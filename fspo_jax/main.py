@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from fspo_jax import recipe
 from fspo_jax.episodes.batching import RowOverflowError
 from fspo_jax.training.loop import TrainingError
-from fspo_jax.workdir import Workdir, WorkdirError
+from fspo_jax.workdir import Workdir, WorkdirError, fingerprint
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
   _set_up_logging()
   try:
     plan = recipe.make_plan(_CONFIG.value)
-    identity = recipe.as_json(_CONFIG.value) | {"data_sha256": recipe.fingerprint(_CONFIG.value)}
+    data = fingerprint(_CONFIG.value.data.path)
+    identity = recipe.as_json(_CONFIG.value) | {"data_sha256": data}
     workdir = Workdir(_WORKDIR.value, identity)
   except (ValueError, OSError, WorkdirError) as error:
     print(f"fspo_jax: cannot start: {error}", file=sys.stderr)

@@ -6,10 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import hashlib
 import json
 import logging
-import pathlib
 import statistics
 from typing import Any
 
@@ -69,18 +67,6 @@ class Plan:
   def seed(self, stream: str) -> int:
     """The seed of a stream of randomness, one of `_SEEDS`."""
     return self.config.seed * len(_SEEDS) * 2 + _SEEDS[stream]
-
-
-def fingerprint(c: ml_collections.ConfigDict) -> str:
-  """SHA-256 of the data files of a config, which are part of what a run is; empty for a world."""
-  if not c.data.path:
-    return ""
-  path = pathlib.Path(c.data.path)
-  digest = hashlib.sha256()
-  for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-    if file.is_file():
-      digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
-  return digest.hexdigest()
 
 
 def as_json(c: ml_collections.ConfigDict) -> dict[str, Any]:

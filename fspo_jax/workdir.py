@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -31,6 +32,18 @@ def _write_atomic(path: pathlib.Path, data: bytes) -> None:
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_bytes(data)
   os.replace(temporary, path)
+
+
+def fingerprint(data: str) -> str:
+  """SHA-256 of a data file, or of the files in a folder: part of what a run is. Empty for ''."""
+  if not data:
+    return ""
+  path = pathlib.Path(data)
+  digest = hashlib.sha256()
+  for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    if file.is_file():
+      digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+  return digest.hexdigest()
 
 
 class Workdir:

@@ -132,3 +132,13 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
   with pytest.raises(OSError, match="no"):
     run.write("report/results.json", b"new")
   assert (run.path / "report" / "results.json").read_bytes() == b"old"
+
+
+def test_the_fingerprint_is_of_what_the_files_hold(tmp_path):
+  assert workdir.fingerprint("") == ""
+  file = tmp_path / "users.jsonl"
+  file.write_text("one")
+  one = workdir.fingerprint(str(file))
+  assert one == workdir.fingerprint(str(tmp_path))  # a folder with this one file
+  file.write_text("two")
+  assert len(one) == 64 and workdir.fingerprint(str(file)) != one
