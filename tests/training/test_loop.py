@@ -1,6 +1,6 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the training loop: killed, resumed, poisoned; `main` trains, slowly, to be killed."""
+"""Tests of the training loop: killed, resumed, poisoned; `main` trains, to be killed."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ OPTIMIZER = optimizer.OptimizerConfig(
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-  """Rows of which one is bad: its weight is not a number, or making it takes time, or raises."""
+  """Rows of which one is bad: its weight is not a number, or making it raises, or never ends."""
 
   rows: object = dataclasses.field(
     default_factory=lambda: tiny.rows(
@@ -46,10 +46,11 @@ class _Rows:
   )
   poisoned: int | None = None
   raises: int | None = None
-  seconds: float = 0.0
+  stalls: int | None = None
 
   def __call__(self, row):
-    time.sleep(self.seconds)
+    if row == self.stalls:
+      time.sleep(600)
     if row == self.raises:
       raise RuntimeError(f"row {row} cannot be made")
     made = self.rows(row)
@@ -169,8 +170,8 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(uninterrupted, tmp_path):
 
 
 def main(directory):
-  """Trains, waiting for every row, none made ahead: there is time to kill it in between."""
-  stage = _stage(directory, seconds=0.2)
+  """Trains to step 7, and waits there to be killed: step 8 needs row 14."""
+  stage = _stage(directory, stalls=14)
   _train(dataclasses.replace(stage, loop=dataclasses.replace(stage.loop, data_threads=0)))
 
 
