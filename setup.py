@@ -7,6 +7,10 @@ import pathlib
 import setuptools
 
 README = pathlib.Path(__file__).parent / "README.md"
+# The pipeline on a cluster, language models behind HTTP, the data sets that come as parquet.
+BEAM = ["apache-beam>=2.77.0"]
+LLM = ["openai>=3.54.0"]
+PARQUET = ["pyarrow>=18.0.0"]
 
 setuptools.setup(
   name="fspo_jax",
@@ -17,6 +21,7 @@ setuptools.setup(
   author="The fspo_jax Authors",
   license="Apache-2.0",
   packages=setuptools.find_packages(include=["fspo_jax*"]),
+  package_data={"fspo_jax.datasets": ["*/README.md", "*/CITATIONS.bib", "*/TAGS.txt"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.3.0",
@@ -32,13 +37,26 @@ setuptools.setup(
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.36",
     "rich>=14.0.0",
+    "scikit-learn>=1.6.0",
     "scipy>=1.15.0",
     "sentencepiece>=0.2.1",
     "tensorboardX>=2.6.4",
-    "tensorflow-datasets>=4.9.9",
+    "tensorflow-datasets>=4.9.10",
   ],
   extras_require={
-    "dev": ["hypothesis>=6.140.0", "pytest>=8.4.0", "pytest-xdist>=3.8.0", "ruff>=0.14.0"],
+    "beam": BEAM,
+    "embed": ["sentence-transformers>=5.0.0"],
+    "llm": LLM,
+    "parquet": PARQUET,
+    "dev": [
+      *BEAM,
+      *LLM,
+      *PARQUET,
+      "hypothesis>=6.140.0",
+      "pytest>=8.4.0",
+      "pytest-xdist>=3.8.0",
+      "ruff>=0.14.0",
+    ],
   },
   classifiers=[
     "Development Status :: 3 - Alpha",

@@ -12,12 +12,12 @@ python -m fspo_jax.main --config=experiments/alpaca_styles.py --workdir=runs/alp
 
 import ml_collections
 
-from fspo_jax import config
+from fspo_jax import presets
 
 
 def get_config() -> ml_collections.ConfigDict:
   """The config of the experiment; it takes minutes on two cores."""
-  c = config.texts(shots=4)
+  c = presets.texts(shots=4)
   c.data.name = "alpaca_styles"
   c.data.max_words = 120
   c.data.unseen_prompts = 0.3

@@ -11,12 +11,12 @@ python -m fspo_jax.main --config=experiments/jsonl.py --workdir=runs/mine \
 
 import ml_collections
 
-from fspo_jax import config
+from fspo_jax import presets
 
 
 def get_config() -> ml_collections.ConfigDict:
   """A config to start from."""
-  c = config.texts(shots=4)
+  c = presets.texts(shots=4)
   c.data.name = "jsonl"
   c.tokenizer.vocab_size = 3072
   c.sft.row_tokens = 2048

@@ -10,12 +10,12 @@ python -m fspo_jax.main --config=experiments/ukp.py --workdir=runs/ukp --config.
 
 import ml_collections
 
-from fspo_jax import config
+from fspo_jax import presets
 
 
 def get_config() -> ml_collections.ConfigDict:
   """The config of the experiment; it takes minutes on two cores."""
-  c = config.texts(shots=8)
+  c = presets.texts(shots=8)
   c.data.name = "ukp"
   c.data.max_words = 60
   c.data.min_preferences = 20

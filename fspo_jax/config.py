@@ -8,17 +8,23 @@ are read here, at the edge, and nowhere else: the rest of the code sees small fr
 
 from __future__ import annotations
 
+import dataclasses
+
 import ml_collections
 
 from fspo_jax.episodes.batching import Packing
 from fspo_jax.episodes.sampling import Curriculum
 from fspo_jax.episodes.templates import HEADINGS, MARKERS, Layout, Template
 from fspo_jax.models.transformer import TransformerConfig
+from fspo_jax.synthesis.quality import Gate
+from fspo_jax.synthesis.settings import Model, Settings
+from fspo_jax.synthesis.world_llm import Flaws
 from fspo_jax.training.loop import LoopConfig
 from fspo_jax.training.optimizer import OptimizerConfig
 from fspo_jax.training.step import Objective
 
-DATA_NAMES = ("reviews", "jsonl", "alpaca_styles", "ukp")
+DATA_NAMES = ("reviews", "synthetic", "user_set", "jsonl", "alpaca_styles", "ukp")
+STAGES = ("synthesis", "tokenizer", "sft", "preference", "evaluate")
 TEMPLATES = {"markers": MARKERS, "headings": HEADINGS}
 
 
@@ -26,10 +32,14 @@ def default() -> ml_collections.ConfigDict:
   """Every key of a recipe with its default."""
   c = ml_collections.ConfigDict()
   c.seed = 0  # of everything: parameters, episodes, splits, samples
+  c.stages = STAGES[1:]  # what is run: all of STAGES from one of them to another, in order
 
   c.data = ml_collections.ConfigDict()
   c.data.name = "reviews"  # one of DATA_NAMES
-  c.data.path = ""  # file (jsonl) or folder (alpaca_styles, ukp) of the data; none for a world
+  c.data.path = ""  # file (jsonl) or folder of the data; none for 'reviews' and 'synthetic'
+  c.data.bad_lines = "refuse"  # jsonl: broken lines: 'refuse' to start, or 'set_aside'
+  c.data.world = ""  # user_set: the world behind its users, which judges them; '' for none
+  c.data.below_gate = "refuse"  # a set whose quality card is below the gate; or 'accept' it
   c.data.unseen_users = 0.1  # jsonl: fraction of users kept for evaluation
   c.data.unseen_prompts = 0.1  # jsonl, alpaca_styles: fraction of prompts never trained on
   c.data.min_preferences = 20  # ukp: users with fewer are set aside
@@ -47,6 +57,10 @@ def default() -> ml_collections.ConfigDict:
   c.world.unseen_users = 500  # users kept for evaluation
   c.world.phrasings = 4  # wordings of each attribute's value, of 8
   c.world.fillers = 24  # sentences that make a response long, of 282
+
+  c.elix_variant = "hard"  # expertise by subject; or 'easy': one of five levels
+
+  c.synthesis = _synthesis()
 
   c.tokenizer = ml_collections.ConfigDict()
   c.tokenizer.vocab_size = 1216  # pieces, of which 256 are bytes and 8 special
@@ -118,6 +132,57 @@ def default() -> ml_collections.ConfigDict:
   return c
 
 
+def _synthesis() -> ml_collections.ConfigDict:
+  """The keys of the synthetic preference factory."""
+  c = ml_collections.ConfigDict()
+  c.domain = "roleplay"  # 'reviews', 'elix' or 'roleplay'
+  c.backend = "world"  # the embedded stand-in for a language model, or 'openai': an endpoint
+  c.topics = ""  # file of topics, one a line; '' for the world's own
+  c.processes = 2  # of the world's backend, when the job is not split by --shard
+  c.concurrency = 64  # units of work at once, for an endpoint
+
+  c.set = ml_collections.ConfigDict()  # see synthesis/settings.py
+  c.set.users = 1500
+  c.set.unseen_users = 0.1  # fraction of users never trained on
+  c.set.questions = 400
+  c.set.unseen_topics = 0.2  # fraction of questions about topics never trained on
+  c.set.responses = 12  # to each question
+  c.set.steering = "views"  # what responses are written for: 'none', 'personas', 'views'
+  c.set.models = (("writer-a", 1.0), ("writer-b", 1.0), ("writer-c", 1.0))  # name, temperature
+  c.set.judge = ("judge", 0.7)  # name, temperature
+  c.set.pairs = 60  # judged by each user
+  c.set.anchors = 8  # of them the same for all users, so that any two users can be compared
+  c.set.picked = 0.0  # fraction of pairs with a response that the user would pick ('views' only)
+  c.set.repeats = 1  # judgements of a pair in each order
+  c.set.both_orders = True  # and drop the pairs whose order decides
+  c.set.ignore_length = True  # tell the judge to
+  c.set.refine = True  # append to descriptions what decides undetermined preferences
+  c.set.measure_every = 10  # one user in so many is judged by the first description too
+  c.set.max_tokens = 512  # of an answer
+
+  c.flaws = ml_collections.ConfigDict()  # of the world's backend; see synthesis/world_llm.py
+  c.flaws.position_bias = 0.1  # probability of preferring the first response, whatever they are
+  c.flaws.length_bias = 0.1  # probability of preferring the longer one
+  c.flaws.undetermined = 0.5  # fraction of tastes that a first description leaves out
+  c.flaws.label_noise = 0.02  # probability of the other answer
+
+  c.llm = ml_collections.ConfigDict()  # the endpoint
+  c.llm.base_url = ""  # of any server that speaks the OpenAI protocol
+  c.llm.api_key_env = "OPENAI_API_KEY"  # environment variable with the key; '' for none
+  c.llm.timeout_s = 120.0  # seconds, of an attempt
+  c.llm.max_attempts = 8  # of a request
+  c.llm.concurrency = 64  # requests at once
+  c.llm.structured = "json_schema"  # or 'json_object', for servers without schemas
+
+  c.embedder = ml_collections.ConfigDict()  # of the quality card's similarity
+  c.embedder.name = "characters"  # n-grams; or 'sentence_transformers' or 'endpoint'
+  c.embedder.model = ""  # of the last two
+
+  # What a set must reach to be trained on; see `Gate` in synthesis/quality.py.
+  c.gate = ml_collections.ConfigDict(dataclasses.asdict(Gate()))
+  return c
+
+
 def _stage(steps: int) -> ml_collections.ConfigDict:
   """The keys that both training stages have."""
   c = ml_collections.ConfigDict()
@@ -164,46 +229,6 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   return c
 
 
-def texts(shots: int) -> ml_collections.ConfigDict:
-  """The default for users' own texts, which are long: small enough for two cores and minutes.
-
-  Args:
-    shots: preferences in the context; accuracy is measured for 0 .. shots of them.
-  """
-  c = default()
-  c.tokenizer.split_by_whitespace = True
-  c.model.width = 64
-  c.model.layers = 2
-  c.model.heads = 2
-  c.model.kv_heads = 2
-  c.model.mlp = 192
-  c.model.attention_block = 256
-  for stage in (c.sft, c.preference):
-    stage.shots = shots
-    stage.queries = 1
-    stage.rows_per_step = 2
-    stage.checkpoint_every = 50
-    stage.log_every = 5
-    stage.curriculum.use = False
-    stage.layout.query_shots = (shots,)
-    stage.layout.description_shots = ()  # no descriptions are trained, hence no RAT
-    stage.layout.description_queries = ()
-  c.sft.steps = 150
-  # The model still learns the language: with more of its likelihood in the objective, its drift
-  # over long responses drowns what the shots say.
-  c.preference.loss.name = "dpo"
-  c.preference.loss.preference_weight = 1.0
-  c.preference.loss.chosen_weight = 0.1
-  c.preference.optimizer.learning_rate = 1e-3
-  c.preference.optimizer.adam_learning_rate = 5e-4
-  c.evaluation.shots = shots
-  c.evaluation.rows = 2
-  c.evaluation.rat_episodes = 0
-  c.evaluation.win_rate_users = 0  # there is no true reward
-  c.evaluation.max_response_tokens = 160
-  return c
-
-
 def template(c: ml_collections.ConfigDict) -> Template:
   """The template that `template` names; ValueError if there is none of that name."""
   if c.template not in TEMPLATES:
@@ -224,6 +249,23 @@ def layout(stage: ml_collections.ConfigDict) -> Layout:
 def objective(stage: ml_collections.ConfigDict) -> Objective:
   """What a stage minimises."""
   return Objective(**stage.loss)
+
+
+def synthesis_settings(c: ml_collections.ConfigDict) -> Settings:
+  """What a synthetic set is made of; ValueError naming the key of an impossible value."""
+  keys = dict(c.synthesis.set)
+  models = tuple(Model(*model) for model in keys.pop("models"))
+  return Settings(models=models, judge=Model(*keys.pop("judge")), **keys)
+
+
+def flaws(c: ml_collections.ConfigDict) -> Flaws:
+  """What is wrong with the world's stand-in for a language model."""
+  return Flaws(**c.synthesis.flaws)
+
+
+def gate(c: ml_collections.ConfigDict) -> Gate:
+  """What a synthetic set must reach to be trained on."""
+  return Gate(**c.synthesis.gate)
 
 
 def optimizer(stage: ml_collections.ConfigDict) -> OptimizerConfig:

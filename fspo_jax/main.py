@@ -3,25 +3,44 @@
 """The command line: runs the stages of a recipe in order, and resumes what is done.
 
 python -m fspo_jax.main --config=experiments/quickstart.py --workdir=DIR [--config.KEY=VALUE ...]
+
+A synthetic set too large for one machine is made in parts, one process each, in one shared DIR:
+
+python -m fspo_jax.main --config=experiments/synthesis/roleplay.py --workdir=DIR --shard=0/8
 """
 
 from __future__ import annotations
 
 import logging
+import pathlib
 import sys
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from fspo_jax import recipe
+from fspo_jax import data, recipe
 from fspo_jax.episodes.batching import RowOverflowError
+from fspo_jax.synthesis import pipeline
+from fspo_jax.synthesis.jobs import parse_shard
 from fspo_jax.training.loop import TrainingError
 from fspo_jax.workdir import Workdir, WorkdirError, fingerprint
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run; a run that is there already, of this config, goes on."
+)
+_SHARD = flags.DEFINE_string(
+  "shard",
+  None,
+  "I/N: only make part I (from 0) of N of the synthetic set. Run again without it, "
+  "when all parts are made, to merge them and go on.",
+)
+_BEAM = flags.DEFINE_multi_string(
+  "beam",
+  [],
+  "An option of Apache Beam, as --beam=--runner=DataflowRunner (may be repeated): only "
+  "make the records of the synthetic set, as a Beam pipeline. Run again without it to go on.",
 )
 
 
@@ -36,27 +55,66 @@ def _set_up_logging() -> None:
   ours.propagate = False
 
 
+def _synthesize(factory: pipeline.Factory, workdir: Workdir) -> pathlib.Path:
+  """Runs the stage 'synthesis', if it is not finished; returns the set's folder."""
+  made = pipeline.set_path(factory, workdir.path)
+  if not workdir.finished("synthesis"):
+    with workdir.running("synthesis"):
+      pipeline.run(factory, workdir.path)
+  print(f"set:     {made}")
+  print(f"card:    {made / 'card.md'}")
+  return made
+
+
 def main(argv: list[str]) -> int:
   """Checks everything, then runs. What cannot be done is said in one line, before any compute."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   _set_up_logging()
+  config, factory, plan = _CONFIG.value, None, None
   try:
-    plan = recipe.make_plan(_CONFIG.value)
-    data = fingerprint(_CONFIG.value.data.path)
-    identity = recipe.as_json(_CONFIG.value) | {"data_sha256": data}
-    workdir = Workdir(_WORKDIR.value, identity)
+    recipe.check(config)
+    shard = None if _SHARD.value is None else parse_shard(_SHARD.value)
+    if "synthesis" in config.stages:
+      factory = data.make_factory(config)
+    else:
+      plan = recipe.make_plan(config)
+      if shard or _BEAM.value:
+        raise ValueError(
+          f"--shard={_SHARD.value}, --beam={_BEAM.value}: only the stage 'synthesis' can be split"
+        )
+    fingerprints = {"data_sha256": fingerprint(config.data.path)}
+    if config.synthesis.topics:
+      fingerprints["topics_sha256"] = fingerprint(config.synthesis.topics)
+    workdir = Workdir(_WORKDIR.value, recipe.as_json(config) | fingerprints)
   except (ValueError, OSError, WorkdirError) as error:
     print(f"fspo_jax: cannot start: {error}", file=sys.stderr)
     return 2
   try:
+    if factory is not None and _BEAM.value:
+      pipeline.run_beam(factory, workdir.path / "synthesis", _BEAM.value)
+      return 0
+    if factory is not None and shard is not None:
+      pipeline.run_part(factory, workdir.path / "synthesis", *shard)
+      return 0
+    if factory is not None:
+      made = _synthesize(factory, workdir)
+      if len(config.stages) == 1:
+        return 0
+      try:
+        plan = recipe.make_plan(config, made)
+      except (ValueError, OSError) as error:
+        print(f"fspo_jax: cannot go on from the set {made}: {error}", file=sys.stderr)
+        return 2
     recipe.Recipe(plan, workdir).run()
-  except (TrainingError, RowOverflowError) as error:
+  except (TrainingError, RowOverflowError, *pipeline.ERRORS) as error:
     print(f"fspo_jax: stopped: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
     print(f"fspo_jax: interrupted; the same command goes on in {workdir.path}", file=sys.stderr)
     return 130
+  if "evaluate" not in config.stages:
+    return 0
   print(f"results: {workdir.path / 'results.json'}")
   print(f"report:  {workdir.path / 'report' / 'report.md'}")
   return 0

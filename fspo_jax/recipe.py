@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import dataclasses
 import json
 import logging
+import pathlib
 import statistics
 from typing import Any
 
@@ -17,21 +18,17 @@ import optax
 
 from fspo_jax import checkpoints, sharding
 from fspo_jax import config as config_lib
-from fspo_jax.datasets import alpaca_styles, ukp
+from fspo_jax import data as data_lib
 from fspo_jax.episodes import batching, sources, tokenizers
 from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter, Role
 from fspo_jax.evaluation import evaluate, plots, report
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.models import transformer
-from fspo_jax.preferences import Preference, read_jsonl, split
 from fspo_jax.training import loop, metrics, optimizer, step
 from fspo_jax.workdir import Workdir
-from fspo_jax.worlds.reviews import ReviewsWorld
 
 _LOG = logging.getLogger(__name__)
-
-STAGES = ("tokenizer", "sft", "preference", "evaluate")
 
 # Streams of randomness, each with its own number: none shares episodes with another.
 _SEEDS = {"corpus": 1, "sft": 2, "preference": 3, "evaluation": 4}
@@ -43,8 +40,7 @@ class Plan:
 
   Attributes:
     config: the config.
-    source: where episodes come from.
-    baselines: what rules reach that know nothing of the user, where the data has some.
+    data: what is trained and evaluated on.
     mesh: of devices.
     settings: of the evaluation.
     training: the episodes of each training stage.
@@ -52,17 +48,11 @@ class Plan:
   """
 
   config: ml_collections.ConfigDict
-  source: sources.WorldSource | sources.UserSource
-  baselines: evaluate.BaselineFn | None
+  data: data_lib.Data
   mesh: jax.sharding.Mesh
   settings: evaluate.Settings
   training: dict[str, EpisodeFn]
   evaluation: dict[str, EpisodeFn]
-
-  @property
-  def world(self) -> ReviewsWorld | None:
-    """The simulator, where episodes come from one."""
-    return self.source.world if isinstance(self.source, sources.WorldSource) else None
 
   def seed(self, stream: str) -> int:
     """The seed of a stream of randomness, one of `_SEEDS`."""
@@ -72,55 +62,6 @@ class Plan:
 def as_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
   """The config as JSON has it (tuples are lists)."""
   return json.loads(c.to_json_best_effort())
-
-
-def _load_source(
-  c: ml_collections.ConfigDict,
-) -> tuple[sources.WorldSource | sources.UserSource, evaluate.BaselineFn | None]:
-  """The data a config asks for, and its baselines."""
-  data = c.data
-  if data.name == "reviews":
-    return sources.WorldSource(ReviewsWorld(seed=c.seed, **c.world)), None
-  if data.name not in config_lib.DATA_NAMES:
-    raise ValueError(f"data.name={data.name!r} is not one of {config_lib.DATA_NAMES}")
-  if not data.path:
-    raise ValueError(
-      f"data.path is empty: say where the data is, --config.data.path=PATH ({data.name})"
-    )
-  if data.small_users not in ("refuse", "set_aside"):
-    raise ValueError(f"data.small_users={data.small_users!r} is not 'refuse' or 'set_aside'")
-  aside, baselines = data.small_users == "set_aside", None
-  if data.name == "jsonl":
-    splits = split(
-      read_jsonl(data.path),
-      unseen_users=data.unseen_users,
-      unseen_prompts=data.unseen_prompts,
-      seed=c.seed,
-    )
-  elif data.name == "alpaca_styles":
-    splits = alpaca_styles.load(
-      data.path,
-      users=data.users,
-      unseen_users=data.evaluation_users,
-      preferences_per_user=data.preferences_per_user,
-      seed=c.seed,
-      max_words=data.max_words,
-      unseen_instructions=data.unseen_prompts,
-    )
-  else:
-    splits = ukp.load(
-      data.path,
-      min_preferences=data.min_preferences,
-      max_words=data.max_words,
-      workers=data.workers,
-    )
-    votes = ukp.majorities(data.path)
-
-    def rules(queries: Sequence[tuple[str, Preference]]) -> dict[str, Sequence[float]]:
-      return {name: found.scores for name, found in ukp.baselines(queries, votes).items()}
-
-    baselines = rules
-  return sources.UserSource(data.name, splits, aside), baselines
 
 
 def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -148,13 +89,21 @@ def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> N
     raise ValueError("layout scores nothing")
 
 
-def make_plan(c: ml_collections.ConfigDict) -> Plan:
-  """Checks a config, reads its data, and says what will be done.
+def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
+  """Checks all of a config that can be without its data, and makes the mesh.
 
   Raises:
     ValueError: an impossible combination, naming the keys.
-    FileNotFoundError: the data is not where the config says.
   """
+  stages = tuple(c.stages)
+  first = config_lib.STAGES.index(stages[0]) if stages and stages[0] in config_lib.STAGES else 0
+  if not stages or stages != config_lib.STAGES[first : first + len(stages)]:
+    raise ValueError(f"stages={stages} are not consecutive ones of {config_lib.STAGES}")
+  if (c.data.name == "synthetic") != ("synthesis" in stages):
+    raise ValueError(
+      f"data.name={c.data.name!r} and stages={stages}: the stage 'synthesis' makes the data "
+      "'synthetic', and nothing else does (a set that is there already is a 'user_set')"
+    )
   config_lib.template(c)
   config_lib.transformer(c, c.tokenizer.vocab_size)
   if c.model.roles and c.model.roles < len(Role):
@@ -179,13 +128,28 @@ def make_plan(c: ml_collections.ConfigDict) -> Plan:
       f"evaluation.rows={c.evaluation.rows} cannot be split over mesh.data x mesh.fsdp = "
       f"{sharding.batch_shards(mesh)} devices"
     )
+  return mesh
+
+
+def make_plan(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) -> Plan:
+  """Checks a config, reads its data, and says what will be done.
+
+  Args:
+    c: the config.
+    made: where the synthesis stage has put the set, for `data.name='synthetic'`.
+
+  Raises:
+    ValueError: an impossible combination, naming the keys.
+    FileNotFoundError: the data is not where the config says.
+  """
+  mesh = check(c)
   settings = evaluate.Settings(
     **{f.name: c.evaluation[f.name] for f in dataclasses.fields(evaluate.Settings)}
   )
-  source, baselines = _load_source(c)
-  plan = Plan(c, source, baselines, mesh, settings, {}, {})
+  data = data_lib.load(c, made)
+  plan = Plan(c, data, mesh, settings, {}, {})
   for name in ("sft", "preference"):
-    plan.training[name] = source.training(
+    plan.training[name] = data.source.training(
       c[name].shots,
       c[name].queries,
       plan.seed(name),
@@ -193,8 +157,8 @@ def make_plan(c: ml_collections.ConfigDict) -> Plan:
       config_lib.curriculum(c[name]),
       c[name].steps * c[name].rows_per_step * c[name].row_episodes,
     )
-  for name in source.evaluation_splits:
-    plan.evaluation[name] = source.evaluation(name, settings.shots, 1, plan.seed("evaluation"))
+  for name in data.source.evaluation_splits:
+    plan.evaluation[name] = data.source.evaluation(name, settings.shots, 1, plan.seed("evaluation"))
   return plan
 
 
@@ -205,10 +169,16 @@ class Recipe:
     self.plan, self.workdir, self.config = plan, workdir, plan.config
 
   def run(self) -> None:
-    """Runs every stage that is not finished."""
-    for name, stage in zip(
-      STAGES, (self.tokenizer, self.sft, self.preference, self.evaluate), strict=True
-    ):
+    """Runs every stage of the config that is not finished, but for the synthesis."""
+    stages = {
+      "tokenizer": self.tokenizer,
+      "sft": self.sft,
+      "preference": self.preference,
+      "evaluate": self.evaluate,
+    }
+    for name, stage in stages.items():
+      if name not in self.config.stages:
+        continue
       if self.workdir.finished(name):
         _LOG.info("stage %s: already finished", name)
         continue
@@ -221,7 +191,7 @@ class Recipe:
     """Trains the tokenizer on the training text."""
     keys = self.config.tokenizer
     trained = tokenizers.train(
-      self.plan.source.corpus(self.plan.seed("corpus"), keys.corpus_lines),
+      self.plan.data.source.corpus(self.plan.seed("corpus"), keys.corpus_lines),
       vocab_size=keys.vocab_size,
       model_type=keys.model_type,
       split_by_whitespace=keys.split_by_whitespace,
@@ -264,12 +234,8 @@ class Recipe:
         plan.settings,
         seed=plan.seed("evaluation"),
       )
-      world = plan.world
       found[name] = evaluate.evaluate_split(
-        evaluation,
-        world=world,
-        user_of=episodes.user if world is not None else None,
-        baselines=plan.baselines,
+        evaluation, truth=plan.data.truth(episodes), baselines=plan.data.baselines
       )
     self._report(found)
 
@@ -335,7 +301,7 @@ class Recipe:
         **{f"evaluation, {split}": r.facts["dropped_shots"] for split, r in found.items()},
       },
     }
-    if self.plan.world is not None and self.plan.settings.win_rate_users:
+    if self.plan.data.world is not None and self.plan.settings.win_rate_users:
       for i, t in enumerate(temperatures):
         key = "win_rate" if i == 0 else f"win_rate_temperature_{t:g}"
         results[key] = by_method(lambda r, t=t: r.win_rates[t])
@@ -365,7 +331,7 @@ class Recipe:
       next(iter(found.values())).samples,
       title=f"FSPO on {self.config.data.name}",
       notes=self._notes(),
-      data_facts=self.plan.source.facts(),
+      data_facts=self.plan.data.source.facts(),
       figures={"The preference stage": "training.png"},
     )
 
@@ -379,11 +345,17 @@ class Recipe:
         f"{s.episodes} episodes of a split, against the frozen reference with the same shots and "
         "no description."
       )
-    if self.plan.world is not None:
+    if isinstance(self.plan.data.source, sources.WorldSource):
       notes.append(
         "The Bayes ceiling of unseen users has the prior that training shows: nobody has the "
         "held-out combination. That of held-out combinations is uniform over all users, which "
         "training cannot teach: there a model starts below 50 % at k = 0."
+      )
+    elif self.plan.data.world is not None:
+      notes.append(
+        "The Bayes ceiling knows what every user of the set likes, how often labels contradict "
+        "that, and nothing of how pairs were chosen. Labels are the judge's: no method is right "
+        "about one that is wrong."
       )
     return notes
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from fspo_jax import checkpoints, preferences
+from fspo_jax import checkpoints, jsonl, preferences
 from fspo_jax.episodes import tokenizers
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.inference.personalizer import Personalizer
@@ -251,7 +251,7 @@ def test_a_file_of_users_runs_from_end_to_end(cache, tmp_path, described):
   users = [simulate_user(world, rng, user, 10) for user in world.users("train")[:40]]
   if not described:
     users = [preferences.User(user.user_id, user.preferences) for user in users]
-  preferences.write_jsonl(tmp_path / "users.jsonl", users)
+  jsonl.write_jsonl(tmp_path / "users.jsonl", users)
   changes = OVERRIDES | (DESCRIBED if described else {})
   changes |= {
     "preference.steps": 4,
@@ -271,3 +271,92 @@ def test_a_file_of_users_runs_from_end_to_end(cache, tmp_path, described):
   assert results["bayes_accuracy"] == {} and results["win_rate"] == {}
   text = (tmp_path / "run" / "report" / "report.md").read_text()
   assert "FSPO on jsonl" in text and "users, unseen" in text
+
+
+SYNTHETIC = {
+  "synthesis.set.users": 30,
+  "synthesis.set.questions": 60,
+  "synthesis.set.responses": 6,
+  "synthesis.set.pairs": 30,
+}
+
+
+@pytest.mark.parametrize("experiment", ["elix", "roleplay"])
+def test_a_world_s_set_is_made_and_trained_on(cache, tmp_path, experiment):
+  changes = QUICKSTART | SYNTHETIC | {"preference.steps": 4}
+  changes |= {
+    "preference.layout.description_queries": (),
+    "evaluation.max_response_tokens": 16,
+    "sft.row_tokens": 1024,
+    "preference.row_tokens": 1024,
+  }
+  run = tmp_path / "run"
+  status, out, err = _finish(_start(cache, run, changes, experiment=experiment))
+  assert status == 0, err
+  results = results_lib.read(run / "results.json")
+  for method in ("base", "fspo", "fspo_rat", "oracle"):
+    assert results["preference_accuracy"][method]["unseen"].keys() == KS
+  assert results["bayes_accuracy"]["unseen"].keys() == KS
+  assert results["win_rate"]["fspo"]["unseen"]["users"] > 0
+  assert list(results["wall_seconds"]) == [
+    "evaluate",
+    "preference",
+    "sft",
+    "synthesis",
+    "tokenizer",
+  ]
+  made = run / "data" / "synthetic" / experiment / "1.0.0"
+  assert f"set:     {made}" in out and (made / "card.md").exists()
+  # Training on it as a set that is there gives the very same results, without the world's truth.
+  again = changes | {"data.name": "user_set", "data.path": made}
+  again |= {"stages": ("tokenizer", "sft", "preference", "evaluate")}
+  status, _, err = _finish(_start(cache, tmp_path / "again", again, experiment=experiment))
+  assert status == 0, err
+  other = results_lib.read(tmp_path / "again" / "results.json")
+  assert other["preference_accuracy"] == results["preference_accuracy"]
+  assert other["bayes_accuracy"] == {} and other["win_rate"] == {}
+
+
+def test_a_set_below_the_gate_is_refused_unless_told(cache, tmp_path):
+  changes = QUICKSTART | SYNTHETIC | {"synthesis.gate.max_entropy": 0.0}
+  run = tmp_path / "run"
+  status, out, err = _finish(_start(cache, run, changes, experiment="synthesis/elix"))
+  assert status == 0 and "below the quality gate: mean entropy" in err
+  (made,) = [line.split()[1] for line in out.splitlines() if line.startswith("set:")]
+  use = QUICKSTART | {
+    "sft.curriculum.use": False,
+    "preference.curriculum.use": False,
+    "data.name": "user_set",
+    "data.path": made,
+    "stages": ("tokenizer",),
+    "synthesis.gate.max_entropy": 0.0,
+  }
+  status, _, err = _finish(_start(cache, tmp_path / "use", use))
+  assert status == 2 and "mean entropy of labels in nats: found" in err
+  assert "--config.data.below_gate=accept" in err
+  use |= {"data.below_gate": "accept"}
+  status, _, err = _finish(_start(cache, tmp_path / "use", use))
+  assert status == 0, err
+
+
+def test_a_language_model_without_a_name_or_an_endpoint_is_refused(cache, tmp_path):
+  name = "synthesis/roleplay"
+  for changes, message in (
+    ({}, "model: found Model(name=''"),
+    ({"synthesis.set.models": (("m", 1.0),), "synthesis.set.judge": ("m", 1.0)}, "base_url"),
+  ):
+    process = subprocess.Popen(
+      [
+        *(sys.executable, "-m", "fspo_jax.main"),
+        f"--config={tiny.REPO / 'experiments' / name}.py:llm",
+        f"--workdir={tmp_path / 'new'}",
+        *(f"--config.{key}={value}" for key, value in changes.items()),
+      ],
+      env={**os.environ, "PYTHONPATH": str(tiny.REPO)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    status, _, err = _finish(process)
+    assert status == 2 and message in err
+    assert not (tmp_path / "new").exists()

@@ -3,7 +3,6 @@
 """Tests of preferences.py."""
 
 import dataclasses
-import gzip
 import json
 import os
 import subprocess
@@ -16,15 +15,6 @@ import pytest
 from fspo_jax import preferences
 from fspo_jax.preferences import Preference, PreferenceError, Splits, User
 
-_LINE = {"user_id": "ann", "prompt": "q", "chosen": "yes", "rejected": "no"}
-
-
-def _write(path, *records):
-  """Writes records as lines: bytes as they are, anything else as JSON."""
-  lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
-  path.write_bytes(b"\n".join(lines) + b"\n")
-  return path
-
 
 def _users(count=40, prompts=30):
   """Users who all have a preference on every prompt."""
@@ -32,169 +22,6 @@ def _users(count=40, prompts=30):
     User(f"u{i}", tuple(Preference(f"q{p}", f"yes {i}", "no") for p in range(prompts)))
     for i in range(count)
   ]
-
-
-class TestReadJsonl:
-  def test_users_in_order_of_first_appearance(self, tmp_path):
-    path = _write(
-      tmp_path / "a.jsonl",
-      _LINE | {"user_id": "zoe", "description": "kind"},
-      _LINE,
-      _LINE | {"user_id": "zoe", "description": "kind", "prompt": "q2"},
-    )
-    assert preferences.read_jsonl(path) == [
-      User("zoe", (Preference("q", "yes", "no"), Preference("q2", "yes", "no")), "kind"),
-      User("ann", (Preference("q", "yes", "no"),)),
-    ]
-
-  def test_gzip_is_told_by_its_bytes(self, tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(gzip.compress(json.dumps(_LINE).encode()))
-    assert preferences.read_jsonl(path) == [User("ann", (Preference("q", "yes", "no"),))]
-
-  @pytest.mark.parametrize(
-    ("line", "found", "expected"),
-    [
-      (b'{"user_id": ', "broken JSON", "one JSON object"),
-      (b"", "an empty line", "one JSON object"),
-      (b'["ann"]', 'a list (["ann"])', "one JSON object"),
-      (b'{"user_id": "\xff"}', "a byte that is not UTF-8 at column 14", "UTF-8 text"),
-      (b'{"user_id": "a", "user_id": "b"}', 'broken JSON (the key "user_id" 2', "one JSON object"),
-      (b"[" * 100_000, "broken JSON", "one JSON object"),
-      ({"user_id": "ann", "prompt": "q"}, "no chosen, rejected", "all of user_id, prompt, chosen"),
-      (
-        _LINE | {"score": 1},
-        'unknown keys "score"',
-        "only user_id, prompt, chosen, rejected, desc",
-      ),
-      (_LINE | {"user_id": 7}, "user_id that is a number (7)", "a string"),
-      (_LINE | {"chosen": None}, "chosen that is null", "a string"),
-      (_LINE | {"chosen": True}, "chosen that is a boolean (true)", "a string"),
-      (_LINE | {"prompt": {}}, "prompt that is an object", "a string"),
-      (_LINE | {"description": None}, "description that is null", "or the key left out"),
-      (_LINE | {"prompt": ""}, "prompt that is empty", "text"),
-      (_LINE | {"rejected": " \n"}, "rejected that is empty", "text"),
-      (_LINE | {"chosen": "\ud800"}, "chosen with half a surrogate pair", "valid Unicode"),
-      (_LINE | {"chosen": "no "}, 'chosen equal to rejected ("no ")', "two responses"),
-      (
-        _LINE | {"user_id": "bob", "description": "rude", "prompt": "q2"},
-        'description "rude" of user "bob"',
-        '"kind" as on line 1',
-      ),
-      (
-        _LINE | {"user_id": "bob", "prompt": "q2"},
-        'description null of user "bob"',
-        '"kind" as on line 1',
-      ),
-      (
-        _LINE | {"user_id": "bob", "description": "kind"},
-        'a preference of user "bob" repeated from line 1',
-        "it once",
-      ),
-    ],
-  )
-  def test_malformed_line_is_named(self, tmp_path, line, found, expected):
-    fine = _LINE | {"user_id": "bob", "description": "kind"}
-    path = _write(tmp_path / "a.jsonl", fine, line, _LINE | {"user_id": "cy"})
-    with pytest.raises(PreferenceError) as error:
-      preferences.read_jsonl(path)
-    message = str(error.value)
-    assert len(message.splitlines()) == 1, message
-    assert message.startswith(f"{path}:2: found {found}"), message
-    assert expected in message.split("expected ", maxsplit=1)[1], message
-
-  def test_empty_file(self, tmp_path):
-    (tmp_path / "a.jsonl").touch()
-    with pytest.raises(PreferenceError, match=r"a\.jsonl: found no line, expected one JSON object"):
-      preferences.read_jsonl(tmp_path / "a.jsonl")
-
-  def test_cut_gzip(self, tmp_path):
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps(_LINE).encode() * 100)[:-9])
-    with pytest.raises(PreferenceError, match=r"a\.jsonl\.gz:\d+: found a broken gzip stream"):
-      preferences.read_jsonl(path)
-
-  def test_twenty_problems_are_shown_and_the_rest_counted(self, tmp_path):
-    path = _write(tmp_path / "a.jsonl", *[_LINE | {"prompt": ""}] * 33)
-    with pytest.raises(PreferenceError) as error:
-      preferences.read_jsonl(path)
-    lines = str(error.value).splitlines()
-    assert len(lines) == 21
-    assert lines[19].startswith(f"{path}:20: ")
-    assert lines[20] == f"... and 13 more problems in {path}"
-
-  def test_several_problems_of_a_line(self, tmp_path):
-    path = _write(tmp_path / "a.jsonl", {"user_id": 1, "prompt": "", "extra": 0})
-    with pytest.raises(PreferenceError) as error:
-      preferences.read_jsonl(path)
-    assert len(str(error.value).splitlines()) == 4
-
-  def test_opposite_labels_are_allowed(self, tmp_path):
-    path = _write(tmp_path / "a.jsonl", _LINE, _LINE | {"chosen": "no", "rejected": "yes"})
-    assert len(preferences.read_jsonl(path)[0].preferences) == 2
-
-
-_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
-_PREFERENCES = st.builds(Preference, _TEXT, _TEXT, _TEXT).filter(
-  lambda p: p.chosen.strip() != p.rejected.strip()
-)
-_USERS = st.lists(
-  st.builds(
-    User,
-    _TEXT,
-    st.lists(_PREFERENCES, min_size=1, max_size=4, unique=True).map(tuple),
-    st.none() | _TEXT,
-  ),
-  min_size=1,
-  max_size=4,
-  unique_by=lambda user: user.user_id,
-)
-
-
-class TestWriteJsonl:
-  @hypothesis.given(users=_USERS, name=st.sampled_from(["a.jsonl", "a.jsonl.gz"]))
-  @hypothesis.settings(max_examples=40, deadline=None)
-  def test_round_trip(self, tmp_path_factory, users, name):
-    path = tmp_path_factory.mktemp("round") / name
-    preferences.write_jsonl(path, users)
-    assert preferences.read_jsonl(path) == users
-
-  def test_same_users_same_bytes(self, tmp_path):
-    for name in ("a.gz", "b.gz"):
-      preferences.write_jsonl(tmp_path / name, _users(3, 3))
-    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
-
-  @pytest.mark.parametrize(
-    ("users", "found"),
-    [
-      ([], "no line"),
-      ([User("ann", ())], 'user "ann" without preferences'),
-      (_users(1, 2) * 2, 'several users "u0"'),
-      ([User("ann", (Preference("q", "same", "same"),))], "chosen equal to rejected"),
-      ([User("ann", (Preference("q", "yes", "no"),) * 2)], "repeated from line 1"),
-      ([User("ann", (Preference("q", "\ud800", "no"),))], "not UTF-8"),
-      ([User("ann", (Preference("q", 3, "no"),))], "chosen that is a number"),
-    ],
-  )
-  def test_what_cannot_be_read_is_not_written(self, tmp_path, users, found):
-    path = tmp_path / "a.jsonl"
-    path.write_text("before")
-    with pytest.raises(PreferenceError, match=found):
-      preferences.write_jsonl(path, users)
-    assert path.read_text() == "before"
-
-  def test_a_failure_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
-    path = tmp_path / "a.jsonl"
-    path.write_text("before")
-
-    def fail(*_):
-      raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-      preferences.write_jsonl(path, _users(1, 2))
-    assert path.read_text() == "before"
-    assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
 # Which of u0 to u19 are held out: data sets that are split must stay split in the same way.

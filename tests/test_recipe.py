@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 
-from fspo_jax import preferences, recipe
+from fspo_jax import jsonl, preferences, recipe
 from fspo_jax.preferences import Preference, User
 from fspo_jax.worlds.world import simulate_user
 from tests import tiny
@@ -31,7 +31,7 @@ def _users(count, size, name="user"):
 
 
 def _jsonl(path, users, **changes):
-  preferences.write_jsonl(path / "users.jsonl", users)
+  jsonl.write_jsonl(path / "users.jsonl", users)
   shares = {"data__unseen_users": 0.3, "data__unseen_prompts": 0.3}
   return _config("jsonl", data__path=str(path / "users.jsonl"), **(shares | changes))
 
@@ -184,7 +184,7 @@ def test_users_with_too_few_preferences_are_refused_or_set_aside_and_counted(tmp
   for name in ("sft", "preference"):
     drawn = {plan.training[name](i).user_id for i in range(200)}
     assert drawn and not any(user.startswith("small") for user in drawn)
-  facts = plan.source.facts()
+  facts = plan.data.source.facts()
   split_off = sum(n for key, n in facts.items() if key.startswith("set aside, users: "))
   too_few = sum(n for key, n in facts.items() if key.startswith("users set aside, "))
   assert facts["users, train"] + facts["users, unseen"] + split_off == len(users)
@@ -209,7 +209,7 @@ def test_users_of_a_data_set_are_trained_on_or_evaluated_on_and_so_are_prompts(t
   prompts = {p.prompt for e in trained for p in (*e.shots, *e.queries)}
   assert not prompts & {q.prompt for e in evaluated for q in e.queries}
   # What trains the tokenizer is training text, too.
-  corpus = set(plan.source.corpus(0, 100_000))
+  corpus = set(plan.data.source.corpus(0, 100_000))
   assert not corpus & {q.prompt for e in evaluated for q in e.queries}
   assert not corpus & {p.chosen for e in evaluated for p in e.queries} - {
     text for e in users if e.user_id in {t.user_id for t in trained}
@@ -222,8 +222,8 @@ def test_users_of_a_data_set_are_trained_on_or_evaluated_on_and_so_are_prompts(t
 def test_the_plan_of_real_data_adds_up(shared_data, name):
   folder = shared_data / {"alpaca_styles": "alpaca_eval", "ukp": "ukp"}[name]
   plan = recipe.make_plan(_config(name, data__path=str(folder)))
-  splits, facts = plan.source.splits, plan.source.facts()
-  assert list(plan.evaluation) == ["unseen"] and plan.world is None
+  splits, facts = plan.data.source.splits, plan.data.source.facts()
+  assert list(plan.evaluation) == ["unseen"] and plan.data.world is None
   assert facts["data"] == name
   groups = {"train": splits.train, "unseen": splits.evaluation["unseen"]}
   for group, users in groups.items():
@@ -233,17 +233,17 @@ def test_the_plan_of_real_data_adds_up(shared_data, name):
     assert facts[f"set aside, {reason}"] == count > 0
   if name == "ukp":
     # Every line of the file is in a group or counted.
-    with preferences.open_lines(folder / "ukp_prefs_ids.jsonl.gz") as lines:
+    with jsonl.open_lines(folder / "ukp_prefs_ids.jsonl.gz") as lines:
       total = sum(1 for _ in lines)
     aside = sum(n for reason, n in splits.set_aside.items() if reason.startswith("preferences:"))
     assert facts["preferences, train"] + facts["preferences, unseen"] + aside == total
-    found = plan.baselines(splits.queries("unseen")[:50])
+    found = plan.data.baselines(splits.queries("unseen")[:50])
     assert found and all(len(right) == 50 for right in found.values())
     assert {x for right in found.values() for x in right} <= {0.0, 0.5, 1.0}
   else:
     assert facts["users, train"] == plan.config.data.users
     assert facts["users, unseen"] == plan.config.data.evaluation_users
-    assert plan.baselines is None
+    assert plan.data.baselines is None
   ids = {user.user_id for user in splits.train}
   for i in range(40):
     trained, evaluated = plan.training["preference"](i), plan.evaluation["unseen"](i)

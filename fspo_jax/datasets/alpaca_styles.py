@@ -21,7 +21,7 @@ import zlib
 
 import numpy as np
 
-from fspo_jax import preferences
+from fspo_jax import jsonl, preferences
 
 MODELS = ("claude-2.1", "gpt4_0613")
 STYLES = ("concise", "verbose")
@@ -248,7 +248,7 @@ def _read_file(file: pathlib.Path) -> list[tuple[str, str]]:
     raise preferences.PreferenceError(f"{file}: found {error}, expected gzip JSON") from error
   if not isinstance(items, list) or not items:
     raise preferences.PreferenceError(f"{file}: found no list of items, expected a JSON list")
-  problems = preferences.Problems(file)
+  problems = jsonl.Problems(file)
   seen: dict[str, int] = {}
   for index, item in enumerate(items):
     for key in ("instruction", "output"):

@@ -17,7 +17,7 @@ import os
 import pathlib
 from typing import Literal
 
-from fspo_jax import preferences
+from fspo_jax import jsonl, preferences
 
 PREFERENCES_FILE = "ukp_prefs_ids.jsonl.gz"
 ARGUMENTS_FILE = "ukp_args.jsonl.gz"
@@ -252,11 +252,11 @@ def _read(folder: pathlib.Path) -> list[_Judgement]:
     raise FileNotFoundError(f"{folder}: no {', '.join(absent)}; {_HOW_TO_GET}")
   arguments = _read_arguments(folder / ARGUMENTS_FILE)
   file = folder / PREFERENCES_FILE
-  problems = preferences.Problems(file)
+  problems = jsonl.Problems(file)
   judgements = []
   first: dict[tuple[str, str], tuple[str, int]] = {}  # A worker's or a topic's split, and line.
-  with preferences.open_lines(file) as lines:
-    for line, record in preferences.json_objects(lines, problems):
+  with jsonl.open_lines(file) as lines:
+    for line, record in jsonl.json_objects(lines, problems):
       found = _what_is_wrong(record, arguments)
       if found:
         problems.add(line, *found)
@@ -312,10 +312,10 @@ def _what_is_wrong(
 
 def _read_arguments(file: pathlib.Path) -> dict[str, tuple[str, str]]:
   """(prompt, text) by argument id."""
-  problems = preferences.Problems(file)
+  problems = jsonl.Problems(file)
   arguments: dict[str, tuple[str, str]] = {}
-  with preferences.open_lines(file) as lines:
-    for line, record in preferences.json_objects(lines, problems):
+  with jsonl.open_lines(file) as lines:
+    for line, record in jsonl.json_objects(lines, problems):
       values = [record.get(key) for key in _ARGUMENT_KEYS]
       if not all(isinstance(value, str) and value.strip() for value in values):
         problems.add(line, f"{record!r:.60}", f"text for each of {', '.join(_ARGUMENT_KEYS)}")

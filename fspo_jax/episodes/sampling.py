@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -194,18 +195,18 @@ class UserEpisodes:
     rng = _rng(self.seed, index)
     drawn = int(rng.integers(len(self.users)))
     user = self.users[index % len(self.users) if self.in_order else drawn]
-    order = [user.preferences[i] for i in rng.permutation(len(user.preferences))]
-    queries: list[Preference] = []
-    asked: set[str] = set()
-    for preference in order:
-      allowed = self.query_prompts is None or preference.prompt in self.query_prompts
-      if len(queries) < self.queries and allowed and preference.prompt not in asked:
-        queries.append(preference)
-        asked.add(preference.prompt)
-    shots = [p for p in order if p.prompt not in asked][: self.shots]
+    # No further than needed: a preference that is read from a disk is decoded when it is looked at.
+    order = rng.permutation(len(user.preferences)).tolist()
+    queries: dict[str, Preference] = {}
+    for preference in map(user.preferences.__getitem__, order):
+      if len(queries) == self.queries:
+        break
+      if self.query_prompts is None or preference.prompt in self.query_prompts:
+        queries.setdefault(preference.prompt, preference)
+    others = (p for p in map(user.preferences.__getitem__, order) if p.prompt not in queries)
     return Episode(
       user_id=user.user_id,
-      shots=flip(rng, shots, self.flip_shots),
-      queries=tuple(queries),
+      shots=flip(rng, list(itertools.islice(others, self.shots)), self.flip_shots),
+      queries=tuple(queries.values()),
       description=user.description,
     )

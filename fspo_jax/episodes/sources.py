@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any, Protocol
 
@@ -80,6 +80,20 @@ class WorldSource:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Chosen(Sequence[User]):
+  """Some of the users, by index: where they are read from a disk, they stay there."""
+
+  users: Sequence[User]
+  indices: tuple[int, ...]
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> User:
+    return self.users[self.indices[index]]
+
+
+@dataclasses.dataclass(frozen=True)
 class UserSource:
   """Episodes drawn from users' own preferences.
 
@@ -114,13 +128,12 @@ class UserSource:
     order = np.random.default_rng(seed).permutation(len(texts))[:lines]
     return (texts[i] for i in order)
 
-  def _enough(
-    self, users: tuple[User, ...], shots: int, queries: int, where: str
-  ) -> tuple[User, ...]:
+  def _enough(self, users: Sequence[User], shots: int, queries: int, where: str) -> Sequence[User]:
     if not self.set_aside_small:
       return users
+    asked = self._asked(where)
     kept = tuple(
-      u for u in users if UserEpisodes.shortfall(u, shots, queries, self._asked(where)) is None
+      i for i, u in enumerate(users) if UserEpisodes.shortfall(u, shots, queries, asked) is None
     )
     if not kept:
       raise ValueError(
@@ -129,7 +142,7 @@ class UserSource:
     self._counts[f"users set aside, {where}: too few preferences for {shots} shots"] = len(
       users
     ) - len(kept)
-    return kept
+    return _Chosen(users, kept)
 
   def _asked(self, where: str) -> frozenset[str] | None:
     return None if where == "train" else self.splits.query_prompts

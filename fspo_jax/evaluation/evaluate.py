@@ -20,11 +20,10 @@ from fspo_jax.episodes.templates import Context, Formatter, Layout
 from fspo_jax.evaluation import preference_accuracy, statistics, win_rate
 from fspo_jax.evaluation.preference_accuracy import PairScores
 from fspo_jax.evaluation.report import UserSample
+from fspo_jax.evaluation.truth import Truth
 from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.models import transformer
-from fspo_jax.worlds import bayes
-from fspo_jax.worlds.reviews import ReviewsWorld
 
 _LOG = logging.getLogger(__name__)
 
@@ -233,13 +232,15 @@ class SplitEvaluation:
     return [[w.text for w in flat[i : i + step]] for i in range(0, len(flat), step)]
 
   def win_rates(
-    self, world: ReviewsWorld, user_of: Callable[[int], Any], written: list[list[str]]
+    self, truth: Truth, written: list[list[str]]
   ) -> tuple[dict[float, dict[str, dict[str, Any]]], list[UserSample]]:
     """Win rates at each temperature, and three users' responses at the first."""
     s = self.settings
     episodes = self.episodes[: s.win_rate_users]
-    users = [user_of(i) for i in range(len(episodes))]
-    prompts = win_rate.draw_prompts(world, episodes, s.win_rate_prompts, self._stream("prompts"))
+    users = [truth.user(i) for i in range(len(episodes))]
+    prompts = win_rate.draw_prompts(
+      truth.question, episodes, s.win_rate_prompts, self._stream("prompts")
+    )
     if len(written) < len(episodes):
       written = written + self.write_descriptions(episodes[len(written) :])
     players = self._players(episodes, written)
@@ -247,7 +248,7 @@ class SplitEvaluation:
     for temperature in s.temperatures:
       decoding = Decoding(temperature, s.top_p, s.max_response_tokens)
       match = win_rate.play(
-        world, users, prompts, players, decoding, seed=self._stream("responses", temperature)
+        truth.world, users, prompts, players, decoding, seed=self._stream("responses", temperature)
       )
       ids = self.user_ids[: len(episodes)]
       rates[temperature] = {name: match.interval(name, ids, s.bootstrap) for name in players}
@@ -311,12 +312,9 @@ class SplitEvaluation:
       for i in range(min(self.settings.sample_users, len(prompts)))
     ]
 
-  def bayes_accuracy(self, world: ReviewsWorld) -> dict[str, float]:
-    """The best any method could reach on these very episodes; see `for_world` for its prior."""
-    predictor = bayes.BayesPredictor.for_world(world, self.split)
-    shots = np.stack([bayes.preference_pairs(e.shots) for e in self.episodes])
-    queries = np.stack([bayes.preference_pairs(e.queries)[0] for e in self.episodes])
-    preferred = predictor.predict_by_k(shots, queries, range(self.shots + 1))
+  def ceiling(self, truth: Truth) -> dict[str, float]:
+    """The best any method could reach on these very episodes; see `truth` for its prior."""
+    preferred = truth.ceiling(self.episodes, range(self.shots + 1))
     # Rounded: with no shots the two probabilities are equal, but for the order of their sums.
     right = statistics.preference_accuracy(np.round(preferred - 0.5, 9)).mean(0)
     return {str(k): float(x) for k, x in enumerate(right)}
@@ -343,16 +341,14 @@ class SplitEvaluation:
 def evaluate_split(
   evaluation: SplitEvaluation,
   *,
-  world: ReviewsWorld | None,
-  user_of: Callable[[int], Any] | None,
+  truth: Truth | None,
   baselines: BaselineFn | None,
 ) -> SplitResult:
   """Measures everything that can be measured on a split.
 
   Args:
     evaluation: the split's episodes and the models.
-    world: the simulator, where there is one: it gives the Bayes ceiling and judges win rates.
-    user_of: the world's user of each episode.
+    truth: the world behind the users, where there is one: it judges, and sets the ceiling.
     baselines: what rules that know nothing of the user reach.
   """
   margins, facts = evaluation.margins()
@@ -363,15 +359,18 @@ def evaluate_split(
     margins |= described
   accuracy, intervals = evaluation.intervals(margins)
   ceiling, rates, samples, descriptions = {}, {}, [], {}
-  if world is not None:
-    ceiling = evaluation.bayes_accuracy(world)
+  if truth is not None:
+    ceiling = evaluation.ceiling(truth)
     if evaluation.settings.win_rate_users:
-      rates, samples = evaluation.win_rates(world, user_of, written)
-  elif evaluation.settings.sample_users:
+      rates, samples = evaluation.win_rates(truth, written)
+    if written:
+      f1 = [
+        [truth.world.description_f1(truth.user(i), text) for text in own]
+        for i, own in enumerate(written)
+      ]
+      descriptions = {str(k): float(x) for k, x in enumerate(np.mean(f1, axis=0))}
+  if not samples and evaluation.settings.sample_users:
     samples = evaluation.samples()
-  if world is not None and written:
-    f1 = [[world.description_f1(user_of(i), text) for text in own] for i, own in enumerate(written)]
-    descriptions = {str(k): float(x) for k, x in enumerate(np.mean(f1, axis=0))}
   queries = [(e.user_id, query) for e in evaluation.episodes for query in e.queries]
   rules = {}
   if baselines is not None:

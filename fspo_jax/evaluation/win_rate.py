@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -58,7 +58,10 @@ class Match:
 
 
 def draw_prompts(
-  world: World[Any], episodes: Sequence[Episode], count: int, seed: int
+  question: Callable[[np.random.Generator], str],
+  episodes: Sequence[Episode],
+  count: int,
+  seed: int,
 ) -> list[list[str]]:
   """For each episode, `count` distinct prompts that are not among its shots'."""
   prompts = []
@@ -67,7 +70,7 @@ def draw_prompts(
     taken = {shot.prompt for shot in episode.shots}
     own: list[str] = []
     while len(own) < count:
-      prompt = world.question(rng)
+      prompt = question(rng)
       if prompt not in taken:
         own.append(prompt)
         taken.add(prompt)

@@ -13,66 +13,25 @@ import dataclasses
 import functools
 import itertools
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 import numpy as np
 
 from fspo_jax.preferences import Preference
-from fspo_jax.worlds import reviews_text
-from fspo_jax.worlds.reviews_text import ATTRIBUTES, COMBINATIONS, NAMES, Combination, Traits, parse
-from fspo_jax.worlds.world import Split
+from fspo_jax.worlds import reviews_descriptions, reviews_text
+from fspo_jax.worlds.kinds import check_pair_arguments
+from fspo_jax.worlds.reviews_descriptions import COMBINATION_INDEX, Tastes, combination_reward
+from fspo_jax.worlds.reviews_text import ATTRIBUTES, COMBINATIONS, NAMES, Combination, parse
+from fspo_jax.worlds.world import Choose, Split, TopicSplit
 
-COMBINATION_INDEX: dict[Combination, int] = {c: i for i, c in enumerate(COMBINATIONS)}
 _VALUES = np.asarray(COMBINATIONS)
 # In how many attributes two combinations differ, int[96, 96].
 DIFFERENCES = (_VALUES[:, None] != _VALUES[None]).sum(-1)
-
-# How a description names each value: one fixed wording.
-_WORDINGS: tuple[tuple[str, ...], ...] = (
-  ("positive", "negative"),
-  ("short", "long"),
-  ("formal", "casual"),
-  ("funny", "serious"),
-  ("full of spoilers", "free of spoilers"),
-  ("about the acting", "about the plot", "about the visuals"),
-)
-_WORDING_READER = reviews_text.PhraseReader(
-  {a: tuple((wording,) for wording in wordings) for a, wordings in enumerate(_WORDINGS)}
-)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Tastes:
-  """A user of the reviews world: the preferred value of each attribute and how much it counts.
-
-  Attributes:
-    preferred: One value index per attribute, -1 where the user does not care.
-    weights: One weight per attribute, 0 where the user does not care. Every
-      user of the world has one weight of 2, the others are 1.
-
-  Raises:
-    ValueError: If preferred values and weights do not fit each other.
-  """
-
-  preferred: tuple[int, ...]
-  weights: tuple[int, ...]
-
-  def __post_init__(self) -> None:
-    fits = len(self.preferred) == len(self.weights) == len(ATTRIBUTES) and all(
-      (weight > 0 and 0 <= value < len(values)) or (weight == 0 and value == -1)
-      for value, weight, values in zip(
-        self.preferred, self.weights, ATTRIBUTES.values(), strict=True
-      )
-    )
-    if not fits or not any(self.weights):
-      raise ValueError(
-        f"Tastes need {len(ATTRIBUTES)} values, each with a positive weight or -1 with weight 0,"
-        f" and care about something; found {self.preferred=}, {self.weights=}."
-      )
-
-  @property
-  def cared(self) -> tuple[int, ...]:
-    """The attributes the user cares about, in order."""
-    return tuple(a for a, weight in enumerate(self.weights) if weight)
+# The 13 values of all attributes in a row: where each attribute's begin, and which of them every
+# combination has, float[96, 13].
+_SIZES = [len(values) for values in ATTRIBUTES.values()]
+_STARTS = np.cumsum([0, *_SIZES[:-1]])
+_HAS_VALUE = np.zeros((len(COMBINATIONS), sum(_SIZES)))
+np.put_along_axis(_HAS_VALUE, _STARTS + _VALUES, 1.0, axis=1)
 
 
 def enumerate_tastes(cared_counts: Sequence[int]) -> tuple[Tastes, ...]:
@@ -97,47 +56,9 @@ def population() -> tuple[Tastes, ...]:
   return enumerate_tastes((3, 4, 5))
 
 
-def combination_reward(tastes: Tastes, traits: Traits) -> int:
-  """The summed weight of the satisfied tastes; an attribute that is None satisfies none."""
-  return sum(
-    weight
-    for weight, preferred, value in zip(tastes.weights, tastes.preferred, traits, strict=True)
-    if weight and preferred == value
-  )
-
-
 def combination_rewards(tastes: Tastes) -> Int[np.ndarray, " combinations"]:
   """The reward of every combination, in the order of `COMBINATIONS`."""
   return (_VALUES == tastes.preferred) @ np.asarray(tastes.weights)
-
-
-def describe(tastes: Tastes) -> str:
-  """The gold description: the weightiest taste first, then the others in their fixed order."""
-  above_all = max(tastes.cared, key=lambda a: tastes.weights[a])
-  wording = {a: _WORDINGS[a][tastes.preferred[a]] for a in tastes.cared}
-  text = f"Reviews should be, above all, {wording.pop(above_all)}"
-  if wording:
-    text += f"; also: {', '.join(wording.values())}"
-  return text + "."
-
-
-def description_tastes(text: str) -> dict[int, int]:
-  """Reads any description: the preferred value of every attribute it names unambiguously."""
-  return _WORDING_READER.unambiguous(reviews_text.normalise(text))
-
-
-def parse_description(text: str) -> Tastes | None:
-  """The inverse of `describe`; None if `text` is anything else (but for case and punctuation)."""
-  words = reviews_text.normalise(text)
-  traits = _WORDING_READER.find(words)
-  values = dict(traits)
-  if not values:
-    return None
-  tastes = Tastes(
-    tuple(values.get(a, -1) for a in range(len(ATTRIBUTES))),
-    tuple((1 + (a == traits[0][0])) * (a in values) for a in range(len(ATTRIBUTES))),
-  )
-  return tastes if reviews_text.normalise(describe(tastes)) == words else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +66,12 @@ class ReviewsWorld:
   """The reviews world; implements `world.World[Tastes]`.
 
   Attributes:
-    seed: Decides which users are unseen, and nothing else.
+    seed: Decides which users and which topics are unseen, and nothing else.
     candidates: A preference is the best and the worst of so many random responses.
     label_noise: The probability that a preference's label is swapped.
     min_differences: In how many attributes the two responses differ at least.
     unseen_users: The number of users in the split `unseen`.
+    unseen_topics: The share of the topics in the split `unseen`.
     phrasings: How many of the `PHRASINGS` wordings of each attribute's value are used.
     fillers: How many of the `FILLERS` sentences make responses long.
     held_out: The (attribute, value) pairs that no user of the splits `train`, `unseen` and
@@ -164,6 +86,7 @@ class ReviewsWorld:
   label_noise: float = 0.05
   min_differences: int = 2
   unseen_users: int = 500
+  unseen_topics: float = 0.1
   phrasings: int = reviews_text.PHRASINGS
   fillers: int = len(reviews_text.FILLERS)
   held_out: tuple[tuple[str, str], ...] = (("sentiment", "negative"), ("humour", "joking"))
@@ -171,7 +94,7 @@ class ReviewsWorld:
   def __post_init__(self) -> None:
     if not 1 <= self.min_differences <= len(ATTRIBUTES):
       raise ValueError(f"min_differences: found {self.min_differences}, expected 1 to 6.")
-    _check_pair_arguments(self.candidates, self.label_noise)
+    check_pair_arguments(self.candidates, self.label_noise)
     for name, found, most in (
       ("phrasings", self.phrasings, reviews_text.PHRASINGS),
       ("fillers", self.fillers, len(reviews_text.FILLERS)),
@@ -183,6 +106,8 @@ class ReviewsWorld:
         raise ValueError(f"held_out: found {(attribute, value)}, expected one of {ATTRIBUTES}.")
     if self.unseen_users < 0 or not self.users("train"):
       raise ValueError(f"unseen_users: found {self.unseen_users}, which leaves none to train on.")
+    if not 0 <= self.unseen_topics < 1 or not self.topics("train"):
+      raise ValueError(f"unseen_topics: found {self.unseen_topics}, which leaves none to train on.")
 
   @property
   def name(self) -> str:
@@ -217,26 +142,72 @@ class ReviewsWorld:
 
   def user_id(self, user: Tastes) -> str:
     """The preferred values, the weightiest with its weight: `positive2-short-plot`."""
-    return "-".join(
+    values = [
       ATTRIBUTES[NAMES[a]][user.preferred[a]] + str(user.weights[a]) * (user.weights[a] > 1)
       for a in user.cared
-    )
+    ]
+    return "-".join(values) or "indifferent"
 
   def describe(self, user: Tastes) -> str:
-    """The gold description; see `describe`."""
-    return describe(user)
+    """The gold description; see `reviews_descriptions.describe`."""
+    return reviews_descriptions.describe(user)
+
+  def read(self, description: str) -> Tastes:
+    """The user of any description; see `reviews_descriptions.read`."""
+    return reviews_descriptions.read(description)
+
+  def vague(self, rng: np.random.Generator, user: Tastes, share: float) -> Tastes:
+    """The user without so large a share of the tastes, rounded to whole tastes, at random."""
+    if not 0 <= share <= 1:
+      raise ValueError(f"share: found {share}, expected 0 to 1.")
+    cared = user.cared
+    left_out = set(rng.choice(cared, round(share * len(cared)), replace=False).tolist())
+    return Tastes(
+      tuple(-1 if a in left_out else value for a, value in enumerate(user.preferred)),
+      tuple(0 if a in left_out else weight for a, weight in enumerate(user.weights)),
+    )
+
+  def addition(
+    self, choose: Choose, description: str, prompt: str, chosen: str, rejected: str
+  ) -> str | None:
+    """A sentence such as "Reviews should also be free of spoilers."; `prompt` does not matter.
+
+    See `reviews_descriptions.addition`.
+    """
+    del prompt
+    return reviews_descriptions.addition(choose, description, chosen, rejected)
+
+  def description_f1(self, user: Tastes, text: str) -> float:
+    """F1 of the tastes that any description names, against the user's own; 1 if both are none."""
+    named = reviews_descriptions.description_tastes(text)
+    own = {a: user.preferred[a] for a in user.cared}
+    both = len(named.items() & own.items())
+    return 2.0 * both / (len(named) + len(own)) if named or own else 1.0
 
   def reward(self, user: Tastes, prompt: str, response: str) -> float:
     """The summed weight of the tastes that `response` satisfies; `prompt` does not matter."""
     del prompt
     return float(combination_reward(user, parse(response)))
 
-  def description_f1(self, user: Tastes, text: str) -> float:
-    """F1 of the tastes that any description names, against the user's own."""
-    named = description_tastes(text)
-    own = {a: user.preferred[a] for a in user.cared}
-    both = len(named.items() & own.items())
-    return 2.0 * both / (len(named) + len(own))
+  @functools.cached_property
+  def _topics(self) -> dict[str, tuple[str, ...]]:
+    titles = reviews_text.TITLES
+    order = np.random.default_rng([self.seed, 1]).permutation(len(titles))
+    unseen = set(order[: round(self.unseen_topics * len(titles))].tolist())
+    return {
+      "train": tuple(title for i, title in enumerate(titles) if i not in unseen),
+      "unseen": tuple(title for i, title in enumerate(titles) if i in unseen),
+    }
+
+  def topics(self, split: TopicSplit) -> tuple[str, ...]:
+    """The titles of invented movies, such as "The Silent Harbor"."""
+    if split not in self._topics:
+      raise ValueError(f"split: found {split!r}, expected one of {sorted(self._topics)}.")
+    return self._topics[split]
+
+  def write_question(self, choose: Choose, topic: str) -> str:
+    """A prompt that asks about a movie."""
+    return reviews_text.TEMPLATES[choose(len(reviews_text.TEMPLATES))].format(topic)
 
   def question(self, rng: np.random.Generator) -> str:
     """A random prompt that asks about a random movie."""
@@ -249,6 +220,11 @@ class ReviewsWorld:
       raise ValueError(f"count: found {count}, expected at most {total}, for distinct questions.")
     return list(map(reviews_text.question, rng.choice(total, count, replace=False).tolist()))
 
+  @property
+  def _spacing(self) -> int:
+    # Evenly spaced, so that a few fillers show every part of the grammar.
+    return len(reviews_text.FILLERS) // self.fillers
+
   def respond(self, rng: np.random.Generator, combination: Combination) -> str:
     """A random response with the attributes of `combination`."""
     return self._responses(rng, [combination])[0]
@@ -256,13 +232,55 @@ class ReviewsWorld:
   def _responses(self, rng: np.random.Generator, combinations: Sequence[Combination]) -> list[str]:
     count = len(combinations)
     phrasings = rng.integers(self.phrasings, size=(count, reviews_text.SLOTS)).tolist()
-    # Evenly spaced, so that a few fillers show every part of the grammar.
-    spacing = len(reviews_text.FILLERS) // self.fillers
-    fillers = (rng.integers(self.fillers, size=count) * spacing).tolist()
+    fillers = (rng.integers(self.fillers, size=count) * self._spacing).tolist()
     return list(map(reviews_text.render, combinations, phrasings, fillers))
 
-  def best_response(self, rng: np.random.Generator, user: Tastes) -> str:
-    """A random response that satisfies all tastes of the user."""
+  def kinds(self, prompt: str) -> int:
+    """The 96 combinations of attributes, whatever the prompt."""
+    del prompt
+    return len(COMBINATIONS)
+
+  def write_response(self, choose: Choose, prompt: str, kind: int) -> str:
+    """A response with the attributes of `COMBINATIONS[kind]`; `prompt` does not matter."""
+    del prompt
+    phrasings = [choose(self.phrasings) for _ in range(reviews_text.SLOTS)]
+    combination = COMBINATIONS[kind]
+    filler = choose(self.fillers) * self._spacing if reviews_text.is_long(combination) else 0
+    return reviews_text.render(combination, phrasings, filler)
+
+  def kind(self, prompt: str, response: str) -> int | None:
+    """The index into `COMBINATIONS` of any text; None if it lacks an attribute."""
+    del prompt
+    return COMBINATION_INDEX.get(parse(response))
+
+  def view(self, prompt: str, kind: int) -> str:
+    """The six values: "positive, short, formal, funny, free of spoilers, about the plot"."""
+    del prompt
+    return reviews_descriptions.view(kind)
+
+  def read_view(self, prompt: str, view: str) -> int | None:
+    """The kind whose six values a text names; None if it does not name one of each attribute."""
+    del prompt
+    return reviews_descriptions.read_view(view)
+
+  def tastes(self, users: Sequence[Tastes]) -> Float[np.ndarray, "users tastes"]:
+    """The weight of each of the 13 values of all attributes."""
+    vectors = np.zeros((len(users), sum(_SIZES)))
+    for row, user in enumerate(users):
+      for attribute in user.cared:
+        vectors[row, _STARTS[attribute] + user.preferred[attribute]] = user.weights[attribute]
+    return vectors
+
+  def kind_rewards(
+    self, tastes: Float[np.ndarray, "*users tastes"], prompt: str
+  ) -> Float[np.ndarray, "*users kinds"]:
+    """The reward of every combination, in the order of `COMBINATIONS`."""
+    del prompt
+    return tastes @ _HAS_VALUE.T
+
+  def best_response(self, rng: np.random.Generator, user: Tastes, prompt: str) -> str:
+    """A random response that satisfies all tastes of the user; `prompt` does not matter."""
+    del prompt
     rewards = combination_rewards(user)
     best = rng.choice(np.flatnonzero(rewards == rewards.max()))
     return self.respond(rng, COMBINATIONS[best])
@@ -280,11 +298,14 @@ class ReviewsWorld:
 
     The best and the worst of `candidates` independent uniform combinations, ties at random; drawn
     anew if their rewards are equal or they differ in fewer than `min_differences` attributes; then
-    swapped with probability `label_noise`. Both default to the world's own.
+    swapped with probability `label_noise`. Both default to the world's own. Raises ValueError for
+    a user without tastes, to whom no two differ.
     """
     candidates = self.candidates if candidates is None else candidates
     label_noise = self.label_noise if label_noise is None else label_noise
-    _check_pair_arguments(candidates, label_noise)
+    check_pair_arguments(candidates, label_noise)
+    if not user.cared:
+      raise ValueError(f"user: found {user}, expected one with tastes, who prefers something.")
     rewards = combination_rewards(user).astype(np.float64)
     accepted: list[np.ndarray] = []
     missing = count
@@ -326,11 +347,4 @@ class ReviewsWorld:
       elif i % 3 == 1:
         yield self.respond(rng, COMBINATIONS[rng.integers(len(COMBINATIONS))])
       else:
-        yield describe(users[rng.integers(len(users))])
-
-
-def _check_pair_arguments(candidates: int, label_noise: float) -> None:
-  if candidates < 2:
-    raise ValueError(f"candidates: found {candidates}, expected at least 2, for a pair.")
-  if not 0 <= label_noise < 0.5:
-    raise ValueError(f"label_noise: found {label_noise}, expected at least 0 and less than 0.5.")
+        yield self.describe(users[rng.integers(len(users))])

@@ -121,8 +121,8 @@ _NOUNS = """
   Island Forest Meridian Palace Voyage Crown Desert Meadow Clock Carnival Lighthouse Canyon Letter
   Sparrow Wolf Falcon Tiger Orchid Comet Glacier Station Violin Anchor Temple Labyrinth Prairie
   Monsoon"""
-_TITLES = tuple(f"The {a} {n}" for a, n in itertools.product(_ADJECTIVES.split(), _NOUNS.split()))
-_TEMPLATES = (
+TITLES = tuple(f"The {a} {n}" for a, n in itertools.product(_ADJECTIVES.split(), _NOUNS.split()))
+TEMPLATES = (
   "What did you think of {}?",
   "How was {}?",
   "Is {} worth seeing?",
@@ -132,13 +132,13 @@ _TEMPLATES = (
   "Did you enjoy {}?",
   "Tell me about {}.",
 )
-QUESTION_COUNT = len(_TITLES) * len(_TEMPLATES)
+QUESTION_COUNT = len(TITLES) * len(TEMPLATES)
 
 
 def question(index: int) -> str:
   """One of the `QUESTION_COUNT` distinct questions about an invented movie."""
-  title, template = divmod(index, len(_TEMPLATES))
-  return _TEMPLATES[template].format(_TITLES[title])
+  title, template = divmod(index, len(TEMPLATES))
+  return TEMPLATES[template].format(TITLES[title])
 
 
 def render(combination: Combination, phrasings: Sequence[int], filler: int) -> str:
@@ -152,14 +152,19 @@ def render(combination: Combination, phrasings: Sequence[int], filler: int) -> s
   Returns:
     The response; `parse` reads `combination` back from it.
   """
-  sentiment, length, tone, humour, spoilers, focus = combination
+  sentiment, _, tone, humour, spoilers, focus = combination
   text = (
     f"{_MARKERS[_TONE][tone][phrasings[0]]}, {_MARKERS[_FOCUS][focus][phrasings[1]]}"
     f" {_MARKERS[_SENTIMENT][sentiment][phrasings[2]]}."
     f" {_MARKERS[_HUMOUR][humour][phrasings[3]]}."
     f" {_MARKERS[_SPOILERS][spoilers][phrasings[4]]}."
   )
-  return f"{text} {FILLERS[filler]}" if length == _LONG else text
+  return f"{text} {FILLERS[filler]}" if is_long(combination) else text
+
+
+def is_long(combination: Combination) -> bool:
+  """Whether `render` makes use of a filler."""
+  return combination[_LENGTH] == _LONG
 
 
 def normalise(text: str) -> str:

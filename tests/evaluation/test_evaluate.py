@@ -10,7 +10,7 @@ import pytest
 from fspo_jax import sharding
 from fspo_jax.episodes.sampling import WorldEpisodes
 from fspo_jax.episodes.templates import Context, Layout
-from fspo_jax.evaluation import evaluate, preference_accuracy
+from fspo_jax.evaluation import evaluate, preference_accuracy, truth
 from fspo_jax.evaluation.preference_accuracy import PairScores
 from fspo_jax.worlds import bayes
 from tests import tiny
@@ -89,7 +89,8 @@ class TestBayes:
       for k in range(SHOTS + 1):
         p = float(predictor.predict(shots[:k], query))
         right[i, k] = 0.5 if abs(p - 0.5) < 1e-9 else p > 0.5
-    found = evaluation.bayes_accuracy(world)
+    episodes = WorldEpisodes(world, "unseen", SHOTS, 1, seed=3)
+    found = evaluation.ceiling(truth.of_world(world, episodes))
     assert found == pytest.approx({str(k): right[:, k].mean() for k in range(SHOTS + 1)})
     assert found["0"] < found[str(SHOTS)]
     # Over the whole population tastes are symmetric: without shots nobody knows anything.

@@ -32,7 +32,7 @@ class _Writer:
 
     def write(user):
       if self.best:
-        return world.best_response(rng, user)
+        return world.best_response(rng, user, "")
       return world.respond(rng, COMBINATIONS[rng.integers(len(COMBINATIONS))])
 
     return [
@@ -101,30 +101,28 @@ def test_the_same_seed_plays_the_same_match(match):
   assert other.responses["base"] != played.responses["base"]
 
 
-class _FewQuestions:
-  """A world with six questions, so that a drawn one is often taken already."""
-
-  def question(self, rng):
-    return f"question {rng.integers(6)}"
+def _few_questions(rng):
+  """One of six questions, so that a drawn one is often taken already."""
+  return f"question {rng.integers(6)}"
 
 
 def test_prompts_are_distinct_and_never_the_shots():
   shots = tuple(Preference(f"question {i}", "a", "b") for i in range(3))
   episodes = [Episode(str(i), shots, ()) for i in range(40)]
-  prompts = win_rate.draw_prompts(_FewQuestions(), episodes, 2, seed=1)
+  prompts = win_rate.draw_prompts(_few_questions, episodes, 2, seed=1)
   assert all(len(set(own)) == 2 and set(own) < {f"question {i}" for i in (3, 4, 5)}
              for own in prompts)  # fmt: skip
   assert len({tuple(own) for own in prompts}) > 3  # each episode draws its own
   # A function of (seed, index): fewer episodes or another number of shots change nothing before.
-  assert win_rate.draw_prompts(_FewQuestions(), episodes[:5], 2, seed=1) == prompts[:5]
-  assert win_rate.draw_prompts(_FewQuestions(), episodes, 2, seed=2) != prompts
+  assert win_rate.draw_prompts(_few_questions, episodes[:5], 2, seed=1) == prompts[:5]
+  assert win_rate.draw_prompts(_few_questions, episodes, 2, seed=2) != prompts
 
 
 def test_prompts_of_the_reviews_world_are_never_the_shots():
   source = WorldEpisodes(tiny.world(), "unseen", 8, 1, seed=0)
   episodes = [source(i) for i in range(30)]
   for own, episode in zip(
-    win_rate.draw_prompts(tiny.world(), episodes, 3, seed=0), episodes, strict=True
+    win_rate.draw_prompts(tiny.world().question, episodes, 3, seed=0), episodes, strict=True
   ):
     assert len(set(own)) == 3
     assert not set(own) & {shot.prompt for shot in episode.shots}

@@ -1,110 +1,33 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the reviews world and its language."""
+"""Tests of the reviews world: its users, topics, kinds of response and preferences."""
 
+import hashlib
 import itertools
 import time
 
-import hypothesis
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from fspo_jax.worlds import reviews, reviews_text
+from fspo_jax.worlds import reviews, reviews_descriptions, reviews_text
 from fspo_jax.worlds import world as world_lib
-from fspo_jax.worlds.reviews_text import ATTRIBUTES, COMBINATIONS, NAMES
+from fspo_jax.worlds.reviews_text import COMBINATIONS
 
 WORLD = reviews.ReviewsWorld()
 SPLITS = ("train", "unseen", "heldout_combinations", "curriculum")
-NOTHING = (None,) * len(ATTRIBUTES)
+NOBODY = WORLD.read("")
 
 
-def _tastes(**preferred: str) -> reviews.Tastes:
-  """Tastes by name; the first has the double weight."""
-  first = next(iter(preferred))
-  return reviews.Tastes(
-    tuple(ATTRIBUTES[a].index(preferred[a]) if a in preferred else -1 for a in NAMES),
-    tuple((1 + (a == first)) * (a in preferred) for a in NAMES),
-  )
+def _first(alternatives: int) -> int:
+  return 0
 
 
-# The language.
+def _last(alternatives: int) -> int:
+  return alternatives - 1
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_parse_is_the_inverse_of_respond(seed):
-  rng = np.random.default_rng(seed)
-  for combination in COMBINATIONS:
-    text = WORLD.respond(rng, combination)
-    assert reviews.parse(text) == combination, text
-
-
-def test_parse_ignores_case_white_space_and_punctuation():
-  rng = np.random.default_rng(0)
-  for combination in COMBINATIONS:
-    text = WORLD.respond(rng, combination)
-    mangled = "\n  " + text.upper().replace(" ", " \t ").replace(".", " ...").replace(",", "")
-    assert reviews.parse(mangled) == combination
-
-
-def test_every_marker_is_read_alone_and_contains_no_other():
-  markers = [
-    (attribute, value, phrase)
-    for attribute, values in reviews_text._MARKERS.items()
-    for value, phrases in enumerate(values)
-    for phrase in phrases
-  ]
-  assert len(markers) == len({phrase for _, _, phrase in markers}) == 11 * reviews_text.PHRASINGS
-  length = NAMES.index("length")
-  for attribute, value, phrase in markers:
-    expected = list(NOTHING)
-    expected[attribute] = value
-    expected[length] = 0
-    assert reviews.parse(phrase) == tuple(expected), phrase
-
-
-def test_fillers_and_questions_express_nothing_but_length():
-  texts = list(reviews_text.FILLERS)
-  texts += map(reviews_text.question, range(reviews_text.QUESTION_COUNT))
-  assert len(set(texts)) == len(texts)
-  for text in texts:
-    assert reviews.parse(text) == (None, 0, None, None, None, None), text
-
-
-def test_short_and_long_responses_are_apart():
-  words = {"short": set(), "long": set()}
-  phrases = [
-    [{len(p.split()) for p in values} for values in rows] for rows in reviews_text._MARKERS.values()
-  ]
-  shortest = sum(min(min(value) for value in slot) for slot in phrases)
-  longest = sum(max(max(value) for value in slot) for slot in phrases)
-  fillers = {len(filler.split()) for filler in reviews_text.FILLERS}
-  assert longest < reviews_text._MIN_WORDS_OF_LONG <= shortest + min(fillers)
-  rng = np.random.default_rng(0)
-  for combination in COMBINATIONS * 20:
-    name = ATTRIBUTES["length"][combination[1]]
-    words[name].add(len(WORLD.respond(rng, combination).split()))
-  assert max(words["short"]) <= longest <= 16
-  assert 19 <= min(words["long"]) and max(words["long"]) <= 27
-
-
-def test_parse_of_missing_and_contradictory_markers():
-  assert reviews.parse("") == reviews.parse(" \n.") == NOTHING
-  # No marker of humour; both values of sentiment; both values of spoilers.
-  text = "Honestly, the plot dazzled but fell flat. The hero dies. No spoilers here."
-  assert reviews.parse(text) == (None, 0, 1, None, None, 1)
-  # The same value twice is no contradiction, and a part of a word is no marker.
-  assert reviews.parse("the plot and the script")[5] == 1
-  assert reviews.parse("the plots") == (None, 0, None, None, None, None)
-  assert reviews.parse("so " * 17)[1] == 0
-  assert reviews.parse("so " * 18)[1] == 1
-
-
-@hypothesis.given(st.text())
-def test_any_text_is_read(text):
-  assert len(reviews.parse(text)) == len(ATTRIBUTES)
-  reviews.description_tastes(text)
-  reviews.parse_description(text)
+def _uniform(rng):
+  return lambda alternatives: int(rng.integers(alternatives))
 
 
 # Users.
@@ -153,31 +76,12 @@ def test_seed_decides_the_unseen_users():
 def test_user_ids():
   users = [tastes for split in SPLITS for tastes in WORLD.users(split)]
   assert len({WORLD.user_id(tastes) for tastes in users}) == len(users)
-  tastes = _tastes(length="short", sentiment="positive", focus="plot")
+  tastes = WORLD.read("Reviews should be, above all, short; also: positive, about the plot.")
   assert WORLD.user_id(tastes) == "positive-short2-plot"
 
 
-def test_descriptions_round_trip():
-  for tastes in reviews.population() + WORLD.users("curriculum"):
-    text = reviews.describe(tastes)
-    assert len(text.split()) <= 20
-    assert reviews.parse_description(text) == tastes
-    assert reviews.parse_description(f"  {text.lower()}\n") == tastes
-    assert reviews.description_tastes(text) == {a: tastes.preferred[a] for a in tastes.cared}
-
-
-def test_description_wording():
-  tastes = _tastes(sentiment="positive", length="short", focus="plot")
-  text = "Reviews should be, above all, positive; also: short, about the plot."
-  assert reviews.describe(tastes) == text
-  assert reviews.parse_description(text + " Or long.") is None
-  assert reviews.parse_description("The user likes short reviews.") is None
-  assert reviews.description_tastes("Short, casual; funny, but also serious.") == {1: 0, 2: 1}
-  assert reviews.description_tastes("") == {}
-
-
 def test_reward():
-  tastes = _tastes(focus="plot", sentiment="positive", length="short")
+  tastes = WORLD.read("Reviews should be, above all, about the plot; also: positive, short.")
   short = "Honestly, the plot shone. No joke. The hero dies."
   assert WORLD.reward(tastes, "How was it?", short) == 4.0
   assert WORLD.reward(tastes, "", short.replace("shone", "dragged")) == 3.0
@@ -191,10 +95,113 @@ def test_reward():
 def test_best_response_satisfies_all_tastes():
   rng = np.random.default_rng(0)
   for tastes in WORLD.users("unseen")[::5]:
-    assert WORLD.reward(tastes, "", WORLD.best_response(rng, tastes)) == sum(tastes.weights)
+    assert WORLD.reward(tastes, "", WORLD.best_response(rng, tastes, "")) == sum(tastes.weights)
+
+
+# Kinds of response, and topics.
+
+
+@pytest.mark.parametrize("arguments", [{}, {"phrasings": 2, "fillers": 5}])
+def test_kind_is_the_inverse_of_write_response(arguments):
+  world = reviews.ReviewsWorld(**arguments)
+  rng = np.random.default_rng(0)
+  by_respond = {c: {world.respond(rng, c) for _ in range(300)} for c in COMBINATIONS[:60:9]}
+  for kind, combination in enumerate(COMBINATIONS):
+    for choose in (_first, _last, _uniform(rng)):
+      text = world.write_response(choose, "", kind)
+      assert world.kind("", text) == kind
+    if arguments and combination in by_respond:
+      # The same texts as `respond` writes: two markers a slot, and five fillers if it is long.
+      texts = {world.write_response(_uniform(rng), "", kind) for _ in range(1500)}
+      assert by_respond[combination] <= texts
+      assert len(texts) == 2**reviews_text.SLOTS * (5 if combination[1] else 1)
+  assert world.kinds("") == 96
+  assert world.kind("", "") is world.kind("", "The plot shone.") is None
+
+
+def test_kind_rewards_are_the_rewards_of_all_users():
+  rng = np.random.default_rng(0)
+  users = (*reviews.population()[::40], *WORLD.users("curriculum")[::40], NOBODY)
+  vectors = WORLD.tastes(users)
+  assert vectors.shape == (len(users), 13)
+  rewards = WORLD.kind_rewards(vectors, "")
+  np.testing.assert_array_equal(rewards, [reviews.combination_rewards(u) for u in users])
+  np.testing.assert_array_equal(WORLD.kind_rewards(vectors[3], ""), rewards[3])
+  np.testing.assert_array_equal(WORLD.kind_rewards(vectors[None], ""), rewards[None])
+  for kind in range(0, 96, 7):
+    text = WORLD.write_response(_uniform(rng), "", kind)
+    assert [WORLD.reward(user, "", text) for user in users] == rewards[:, kind].tolist()
+  assert WORLD.tastes([]).shape == (0, 13)
+
+
+def test_topics():
+  train, unseen = WORLD.topics("train"), WORLD.topics("unseen")
+  assert (len(train), len(unseen)) == (1440, 160)
+  assert set(train) | set(unseen) == set(reviews_text.TITLES)
+  assert reviews.ReviewsWorld(seed=1).topics("unseen") != unseen == WORLD.topics("unseen")
+  assert not reviews.ReviewsWorld(unseen_topics=0.0).topics("unseen")
+  asked = {WORLD.write_question(lambda n, i=i: i, t) for t in (*train, *unseen) for i in range(8)}
+  assert asked == set(map(reviews_text.question, range(reviews_text.QUESTION_COUNT)))
+
+
+def test_reading_and_writing_are_fast():
+  rng = np.random.default_rng(0)
+  choose = _uniform(rng)
+  texts = [WORLD.write_response(choose, "", kind) for kind in range(96)]
+  descriptions = [WORLD.describe(tastes) for tastes in WORLD.users("train")[:100]]
+
+  def microseconds(function, values) -> float:
+    def once() -> float:
+      start = time.process_time()
+      for value in values:
+        function(value)
+      return (time.process_time() - start) / len(values) * 1e6
+
+    return min(once() for _ in range(20))
+
+  # Twice what they are meant to take, for slower machines.
+  assert microseconds(WORLD.read, descriptions) < 40
+  assert microseconds(lambda text: WORLD.kind("", text), texts) < 30
+  assert microseconds(lambda kind: WORLD.write_response(choose, "", kind), range(96)) < 20
 
 
 # Preferences.
+
+
+def _drawn(method):
+  """Some output of a method of the default world and of one with other settings."""
+  other = reviews.ReviewsWorld(
+    seed=3, candidates=7, label_noise=0.2, min_differences=3, phrasings=3, fillers=10
+  )
+  for world in (WORLD, other):
+    rng = np.random.default_rng(11)
+    users = world.users("unseen")[:20]
+    if method == "users":
+      yield [[world.user_id(user) for user in world.users(split)] for split in SPLITS]
+    elif method == "question":
+      yield [world.question(rng) for _ in range(50)]
+    elif method == "corpus":
+      yield list(world.corpus(rng, 60))
+    elif method == "sample_pairs":
+      yield [world.sample_pairs(rng, user, 9).tolist() for user in users]
+      yield [world.sample_pairs(rng, u, 9, candidates=2, label_noise=0.0).tolist() for u in users]
+    else:
+      for p in (p for user in users for p in world.preferences(rng, user, 9)):
+        yield p.prompt, p.chosen, p.rejected
+
+
+@pytest.mark.parametrize(
+  "method, digest",
+  [
+    ("users", "267379efce61c189"),
+    ("question", "f5108cc694417e7e"),
+    ("corpus", "d9652fda06d9d299"),
+    ("sample_pairs", "032e180ff75763d6"),
+    ("preferences", "e1036a39e9a1a04c"),
+  ],
+)
+def test_draws_are_what_results_were_reported_with(method, digest):
+  assert hashlib.sha256(repr(list(_drawn(method))).encode()).hexdigest()[:16] == digest
 
 
 def test_preferences_are_clean_differ_and_have_distinct_questions():
@@ -242,14 +249,16 @@ def test_corpus():
   questions = set(map(reviews_text.question, range(reviews_text.QUESTION_COUNT)))
   assert set(texts[::3]) <= questions
   assert all(None not in reviews.parse(text) for text in texts[1::3])
-  assert all(reviews.parse_description(text) in WORLD.users("train") for text in texts[2::3])
+  assert all(
+    reviews_descriptions.parse_description(text) in WORLD.users("train") for text in texts[2::3]
+  )
 
 
 def test_simulate_user():
   tastes = WORLD.users("unseen")[0]
   user = world_lib.simulate_user(WORLD, np.random.default_rng(0), tastes, 9)
   assert user.user_id == WORLD.user_id(tastes)
-  assert user.description == reviews.describe(tastes)
+  assert user.description == reviews_descriptions.describe(tastes)
   assert list(user.preferences) == WORLD.preferences(np.random.default_rng(0), tastes, 9)
 
 
@@ -277,6 +286,8 @@ def test_preferences_are_fast_enough_to_feed_training():
     ({"min_differences": 0}, "min_differences: found 0"),
     ({"unseen_users": -1}, "unseen_users: found -1"),
     ({"unseen_users": 3000}, "unseen_users: found 3000"),
+    ({"unseen_topics": -0.1}, "unseen_topics: found -0.1"),
+    ({"unseen_topics": 1.0}, "unseen_topics: found 1.0"),
     ({"held_out": (("humour", "dry"),)}, "held_out: found"),
     ({"held_out": (("taste", "good"),)}, "held_out: found"),
   ],
@@ -289,11 +300,16 @@ def test_world_refuses(arguments, message):
 def test_other_errors():
   with pytest.raises(ValueError, match="split: found 'test'"):
     WORLD.users("test")
+  with pytest.raises(ValueError, match="split: found 'test'"):
+    WORLD.topics("test")
+  with pytest.raises(ValueError, match="share: found 1.5"):
+    WORLD.vague(np.random.default_rng(0), WORLD.users("train")[0], 1.5)
+  with pytest.raises(ValueError, match="user: found"):
+    WORLD.preferences(np.random.default_rng(0), WORLD.read(""), 1)
   with pytest.raises(ValueError, match="count: found"):
     WORLD.preferences(np.random.default_rng(0), WORLD.users("train")[0], 10**5)
   for preferred, weights in [
     ((0,) * 6, (0,) * 6),
-    ((-1,) * 6, (0,) * 6),
     ((2,) + (-1,) * 5, (1,) + (0,) * 5),
     ((0,), (1,)),
   ]:

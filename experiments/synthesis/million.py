@@ -1,0 +1,102 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A million preferences of the three domains from the embedded worlds, and how fast they are read.
+
+The whole factory, with the world's stand-in for a language model: bank of questions, personas,
+judgements in both orders, refinement, relabelling, filters, quality card, ArrayRecord.
+
+python experiments/synthesis/million.py --workdir=DIR
+
+The last line is JSON: `preferences`, `users`, `seconds` (to make them, cards and storage included),
+`peak_gb` (largest resident memory: this process and all its workers), `episodes_per_second` (random
+episodes of 8 shots read back on one core), and `read_growth_gb` (memory gained while reading).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import resource
+import sys
+import time
+
+import numpy as np
+
+from experiments.synthesis import elix, reviews, roleplay
+from fspo_jax import data
+from fspo_jax.datasets import user_sets
+from fspo_jax.episodes.sampling import UserEpisodes
+from fspo_jax.synthesis import pipeline
+
+_DOMAINS = {"reviews": reviews, "elix": elix, "roleplay": roleplay}
+_SHOTS = 8
+
+
+def _resident_gb(who: int) -> float:
+  """The largest resident memory so far, of this process or of its largest worker."""
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(who).ru_maxrss * unit / 2**30
+
+
+def _read(paths: list[pathlib.Path], seconds: float) -> tuple[float, float]:
+  """Reads random episodes of the sets' training users in turn, for so many seconds.
+
+  Returns:
+    Episodes per second, and how much the largest resident memory grew meanwhile, in GB.
+  """
+  episodes = [UserEpisodes(user_sets.load(path).train, _SHOTS, 1, seed=1) for path in paths]
+  for read in episodes:
+    read(0)
+  before, start, count = _resident_gb(resource.RUSAGE_SELF), time.perf_counter(), 0
+  while (elapsed := time.perf_counter() - start) < seconds:
+    for _ in range(100):
+      episodes[count % len(episodes)](count)
+      count += 1
+  return count / elapsed, _resident_gb(resource.RUSAGE_SELF) - before
+
+
+def main() -> None:
+  """Makes the sets, reads them, prints what was measured."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+  parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where the sets go")
+  parser.add_argument("--users", type=int, default=2000, help="of each domain")
+  parser.add_argument("--pairs", type=int, default=200, help="judged by each user")
+  parser.add_argument("--questions", type=int, default=800, help="of each domain")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--read_seconds", type=float, default=20.0)
+  flags = parser.parse_args()
+
+  start, totals, paths = time.perf_counter(), np.zeros(2, int), []
+  for name, experiment in _DOMAINS.items():
+    config = experiment.get_config("world")
+    config.seed = flags.seed
+    config.synthesis.set.users = flags.users
+    config.synthesis.set.pairs = flags.pairs
+    config.synthesis.set.questions = flags.questions
+    config.synthesis.set.measure_every = 20
+    began = time.perf_counter()
+    paths.append(pipeline.run(data.make_factory(config), flags.workdir / name))
+    made = user_sets.facts(paths[-1])
+    totals += (made.preferences, made.users)
+    print(f"{name}: {made} in {time.perf_counter() - began:.0f} s, {paths[-1]}", flush=True)
+  seconds = time.perf_counter() - start
+  workers = _resident_gb(resource.RUSAGE_CHILDREN) * config.synthesis.processes
+  peak = _resident_gb(resource.RUSAGE_SELF) + workers
+  rate, growth = _read(paths, flags.read_seconds)
+  print(
+    json.dumps(
+      {
+        "preferences": int(totals[0]),
+        "users": int(totals[1]),
+        "seconds": round(seconds, 1),
+        "peak_gb": round(peak, 2),
+        "episodes_per_second": round(rate),
+        "read_growth_gb": round(growth, 3),
+      }
+    )
+  )
+
+
+if __name__ == "__main__":
+  main()

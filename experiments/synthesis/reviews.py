@@ -1,0 +1,22 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""A synthetic set of the reviews domain: reviews of movies as each reader likes them.
+
+From the embedded world, in a minute, or from a language model behind any endpoint that speaks the
+OpenAI protocol (its key in the environment variable `synthesis.llm.api_key_env`):
+
+python -m fspo_jax.main --config=experiments/synthesis/reviews.py:world --workdir=DIR
+python -m fspo_jax.main --config=experiments/synthesis/reviews.py:llm --workdir=DIR \
+  --config.synthesis.llm.base_url=http://localhost:8000/v1
+"""
+
+import ml_collections
+
+from fspo_jax import presets
+
+
+def get_config(backend: str = "world") -> ml_collections.ConfigDict:
+  """The config of the set; `backend` is 'world' or 'llm'."""
+  c = presets.synthetic("reviews", backend)
+  c.synthesis.set.steering = "personas"
+  return c

@@ -1,0 +1,3 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The released Roleplay set as a TFDS data set."""
