@@ -17,6 +17,8 @@ def get_config(variant: str = "hard") -> ml_collections.ConfigDict:
   """The config of the experiment; `variant` is 'easy' or 'hard'."""
   c = presets.synthetic_users("elix")
   c.elix_variant = variant
+  c.synthesis.set.users = {"easy": 300, "hard": 550}[variant]
+  c.synthesis.set.pairs = 240
   c.sft.steps = 400
   c.preference.steps = 1000
   return c

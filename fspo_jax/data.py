@@ -162,6 +162,11 @@ def _backend(c: ml_collections.ConfigDict, world: World[Any]) -> Callable[[Note]
   keys = c.synthesis
   if keys.backend == "world":
     everybody = [*world.users("train"), *world.users("unseen")]
+    if keys.set.users > len(everybody):
+      raise ValueError(
+        f"synthesis.set.users={keys.set.users}: the world has {len(everybody)} people, and one who "
+        "is two users might be trained on and evaluated"
+      )
     # A world's users come in the order of their tastes; the first of them are to be as varied.
     order = np.random.default_rng([c.seed, 0]).permutation(len(everybody))
     population = tuple(everybody[i] for i in order)

@@ -80,7 +80,6 @@ def synthetic_users(domain: str) -> ml_collections.ConfigDict:
   c.stages = STAGES
   # For a model from scratch: one writer at a low temperature, whose language is small; many texts,
   # or they are learnt by heart; and pairs of which one response is what the user would pick.
-  c.synthesis.set.users = 2500
   c.synthesis.set.questions = 1000
   c.synthesis.set.responses = 18
   c.synthesis.set.models = (("writer-a", 0.7),)

@@ -29,7 +29,8 @@ from fspo_jax.datasets import user_sets
 from fspo_jax.episodes.sampling import UserEpisodes
 from fspo_jax.synthesis import pipeline
 
-_DOMAINS = {"reviews": reviews, "elix": elix, "roleplay": roleplay}
+# All the people that the worlds have, but for a few.
+_DOMAINS = {"reviews": (reviews, 3200), "elix": (elix, 550), "roleplay": (roleplay, 1500)}
 _SHOTS = 8
 
 
@@ -60,18 +61,17 @@ def main() -> None:
   """Makes the sets, reads them, prints what was measured."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
   parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where the sets go")
-  parser.add_argument("--users", type=int, default=2000, help="of each domain")
-  parser.add_argument("--pairs", type=int, default=200, help="judged by each user")
+  parser.add_argument("--pairs", type=int, default=250, help="judged by each user")
   parser.add_argument("--questions", type=int, default=800, help="of each domain")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--read_seconds", type=float, default=20.0)
   flags = parser.parse_args()
 
   start, totals, paths = time.perf_counter(), np.zeros(2, int), []
-  for name, experiment in _DOMAINS.items():
+  for name, (experiment, users) in _DOMAINS.items():
     config = experiment.get_config("world")
     config.seed = flags.seed
-    config.synthesis.set.users = flags.users
+    config.synthesis.set.users = users
     config.synthesis.set.pairs = flags.pairs
     config.synthesis.set.questions = flags.questions
     config.synthesis.set.measure_every = 20
