@@ -16,6 +16,8 @@ from fspo_jax import presets
 def get_config(variant: str = "hard") -> ml_collections.ConfigDict:
   """The config of the experiment; `variant` is 'easy' or 'hard'."""
   c = presets.synthetic_users("elix")
+  if variant not in ("easy", "hard"):
+    raise ValueError(f"found {variant!r} after the colon, expected 'easy' or 'hard'")
   c.elix_variant = variant
   c.synthesis.set.users = {"easy": 300, "hard": 550}[variant]
   c.synthesis.set.pairs = 240

@@ -16,10 +16,10 @@ from fspo_jax import presets
 def get_config() -> ml_collections.ConfigDict:
   """The config of the experiment."""
   c = presets.synthetic_users("roleplay")
-  c.synthesis.set.users = 1500
   c.synthesis.set.pairs = 120
+  c.synthesis.set.responses = 48
   c.sft.steps = 600
-  c.preference.steps = 1500
+  c.preference.steps = 1900
   c.preference.optimizer.learning_rate = 1.5e-3
   c.preference.optimizer.adam_learning_rate = 8e-4
   c.preference.optimizer.decay_fraction = 0.8

@@ -50,7 +50,7 @@ def default() -> ml_collections.ConfigDict:
   c.data.evaluation_users = 100  # alpaca_styles: simulated users to evaluate on
   c.data.preferences_per_user = 40  # alpaca_styles
 
-  c.world = ml_collections.ConfigDict()
+  c.world = ml_collections.ConfigDict()  # the reviews world alone
   c.world.candidates = 4  # a pair is the best and worst of so many random responses
   c.world.label_noise = 0.05  # fraction of shots whose label is flipped
   c.world.min_differences = 2  # attributes in which the two responses of a pair differ

@@ -11,6 +11,7 @@ import json
 import logging
 import pathlib
 from typing import Any
+import urllib.parse
 
 import ml_collections
 import numpy as np
@@ -23,9 +24,8 @@ from fspo_jax.evaluation import evaluate
 from fspo_jax.evaluation import truth as truth_lib
 from fspo_jax.jsonl import read_jsonl, read_jsonl_leniently
 from fspo_jax.preferences import MIN_PROMPTS, Preference, Splits, split
-from fspo_jax.synthesis import card, domains, embedders, openai_llm, pipeline, prompts, world_llm
-from fspo_jax.synthesis.llm import LLM
-from fspo_jax.synthesis.openai_llm import Note
+from fspo_jax.synthesis import card, domains, embedders, openai_llm, pipeline, world_llm
+from fspo_jax.synthesis.llm import LLM, Note
 from fspo_jax.worlds.elix import ElixWorld
 from fspo_jax.worlds.reviews import ReviewsWorld
 from fspo_jax.worlds.roleplay import RoleplayWorld
@@ -42,11 +42,13 @@ class Data:
     source: where episodes come from.
     world: the world behind the users, where there is one.
     baselines: what rules reach that know nothing of the user, where the data has some.
+    picked: of a world's set, the share of pairs with a response that the user would pick.
   """
 
   source: sources.WorldSource | sources.UserSource
   world: World[Any] | None
   baselines: evaluate.BaselineFn | None = None
+  picked: float = 0.0
 
   def truth(self, episodes: WorldEpisodes | UserEpisodes) -> truth_lib.Truth | None:
     """What is known of the users of a split's episodes; None without a world."""
@@ -54,7 +56,7 @@ class Data:
       return None
     if isinstance(self.source, sources.WorldSource):
       return truth_lib.of_world(self.world, episodes)
-    return truth_lib.of_set(self.world, self.source.splits, episodes)
+    return truth_lib.of_set(self.world, self.source.splits, episodes, self.picked)
 
 
 def make_world(c: ml_collections.ConfigDict, name: str) -> World[Any]:
@@ -85,23 +87,21 @@ def load(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) -> Data
   if data.name == "reviews":
     world = make_world(c, "reviews")
     return Data(sources.WorldSource(world), world)
-  for key, choices in (
-    ("small_users", ("refuse", "set_aside")),
-    ("bad_lines", ("refuse", "set_aside")),
-    ("below_gate", ("refuse", "accept")),
-  ):
-    if data[key] not in choices:
-      raise ValueError(f"data.{key}={data[key]!r} is not one of {choices}")
   if data.name == "synthetic":
-    world = make_world(c, c.synthesis.domain) if c.synthesis.backend == "world" else None
-    return Data(_source(c, _user_set(c, made)), world)
+    splits = _user_set(c, made)
+    if c.synthesis.backend != "world":
+      return Data(_source(c, splits), None)
+    return Data(_source(c, splits), make_world(c, c.synthesis.domain), picked=_picked(made))
   if not data.path:
     raise ValueError(
       f"data.path is empty: say where the data is, --config.data.path=PATH ({data.name})"
     )
   if data.name == "user_set":
-    world = make_world(c, data.world) if data.world else None
-    return Data(_source(c, _user_set(c, pathlib.Path(data.path))), world)
+    path = pathlib.Path(data.path)
+    splits = _user_set(c, path)
+    if not data.world:
+      return Data(_source(c, splits), None)
+    return Data(_source(c, splits), _world_of(c, path), picked=_picked(path))
   if data.name == "jsonl":
     return Data(_source(c, _jsonl(c)), None)
   if data.name == "alpaca_styles":
@@ -170,25 +170,20 @@ def _backend(c: ml_collections.ConfigDict, world: World[Any]) -> Callable[[Note]
     # A world's users come in the order of their tastes; the first of them are to be as varied.
     order = np.random.default_rng([c.seed, 0]).permutation(len(everybody))
     population = tuple(everybody[i] for i in order)
-    return functools.partial(_world_llm, world, config_lib.flaws(c), population)
+    return functools.partial(world_llm.make, world, config_lib.flaws(c), population)
   if keys.backend != "openai":
     raise ValueError(f"synthesis.backend={keys.backend!r} is not 'world' or 'openai'")
   if not keys.llm.base_url:
     raise ValueError("synthesis.llm.base_url is empty: say where the endpoint is")
-  backend = functools.partial(_openai_llm, dict(keys.llm))
+  parts = urllib.parse.urlsplit(keys.llm.base_url)
+  if parts.username or parts.password or parts.query:
+    raise ValueError(
+      "synthesis.llm.base_url: found a user, a password or a query in it, expected none: it is "
+      "written down, and a key belongs in synthesis.llm.api_key_env"
+    )
+  backend = functools.partial(openai_llm.make, dict(keys.llm))
   backend(lambda *unused: None)  # What is missing is said now.
   return backend
-
-
-def _world_llm(
-  world: World[Any], flaws: world_llm.Flaws, population: Sequence[Any], note: Note
-) -> LLM:
-  del note  # Its answers cost nothing, and none fails.
-  return world_llm.WorldLLM(world, flaws, population)
-
-
-def _openai_llm(keys: dict[str, Any], note: Note) -> LLM:
-  return openai_llm.OpenAILLM(**keys, validate=prompts.validate, note=note)
 
 
 def _embedder(c: ml_collections.ConfigDict) -> Callable[[], embedders.Embedder]:
@@ -216,11 +211,33 @@ def _facts(c: ml_collections.ConfigDict) -> dict[str, Any]:
     facts["flaws"] = dict(c.synthesis.flaws)
   else:
     facts["base_url"] = c.synthesis.llm.base_url
-  return {"seed": c.seed} | facts
+  return {"seed": c.seed, "variant": c.elix_variant, "world": dict(c.world)} | facts
 
 
 def _source(c: ml_collections.ConfigDict, splits: Splits) -> sources.UserSource:
   return sources.UserSource(c.data.name, splits, c.data.small_users == "set_aside")
+
+
+def _world_of(c: ml_collections.ConfigDict, path: pathlib.Path) -> World[Any]:
+  """The world behind a set's users; ValueError if the set was made of another one."""
+  made_of = user_sets.facts(path).made_of
+  ours = {"backend": "world", "domain": c.data.world, "seed": c.seed, "variant": c.elix_variant}
+  for key, found in ours.items():
+    if made_of.get(key) != found:
+      raise ValueError(
+        f"data.world={c.data.world!r}: {path} was made with {key}={made_of.get(key)!r}, found "
+        f"{found!r} here, whose unseen topics or users are others"
+      )
+  return make_world(c, c.data.world)
+
+
+def _picked(path: pathlib.Path) -> float:
+  """The share of a world's set's pairs with a response that the user would pick."""
+  made_of = user_sets.facts(path).made_of
+  keys = made_of["set"]
+  share = keys["picked"] * (1 - keys["anchors"] / keys["pairs"])
+  # The judge errs in picking as in labelling; and who picks always may still be wrong.
+  return min(0.99, share * (1 - made_of["flaws"]["label_noise"]))
 
 
 def _user_set(c: ml_collections.ConfigDict, path: pathlib.Path) -> Splits:

@@ -11,6 +11,7 @@ python -m fspo_jax.main --config=experiments/synthesis/roleplay.py --workdir=DIR
 
 from __future__ import annotations
 
+import importlib
 import logging
 import pathlib
 import sys
@@ -75,6 +76,10 @@ def main(argv: list[str]) -> int:
   try:
     recipe.check(config)
     shard = None if _SHARD.value is None else parse_shard(_SHARD.value)
+    if shard and _BEAM.value:
+      raise ValueError("--shard and --beam: found both, expected one way to split the work")
+    if _BEAM.value:
+      importlib.import_module("fspo_jax.synthesis.beam")  # Whether the extra is there is said now.
     if "synthesis" in config.stages:
       factory = data.make_factory(config)
     else:
@@ -86,8 +91,8 @@ def main(argv: list[str]) -> int:
     fingerprints = {"data_sha256": fingerprint(config.data.path)}
     if config.synthesis.topics:
       fingerprints["topics_sha256"] = fingerprint(config.synthesis.topics)
-    workdir = Workdir(_WORKDIR.value, recipe.as_json(config) | fingerprints)
-  except (ValueError, OSError, WorkdirError) as error:
+    workdir = Workdir(_WORKDIR.value, recipe.identity(config) | fingerprints)
+  except (ValueError, OSError, ImportError, WorkdirError) as error:
     print(f"fspo_jax: cannot start: {error}", file=sys.stderr)
     return 2
   try:

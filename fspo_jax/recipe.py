@@ -59,6 +59,15 @@ class Plan:
     return self.config.seed * len(_SEEDS) * 2 + _SEEDS[stream]
 
 
+def identity(c: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as JSON, without the keys that say how a set is made or accepted, and not what."""
+  out = as_json(c)
+  del out["data"]["below_gate"]
+  for key in ("processes", "concurrency", "llm", "gate", "embedder"):
+    del out["synthesis"][key]
+  return out
+
+
 def as_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
   """The config as JSON has it (tuples are lists)."""
   return json.loads(c.to_json_best_effort())
@@ -89,6 +98,12 @@ def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> N
     raise ValueError("layout scores nothing")
 
 
+def settings(c: ml_collections.ConfigDict) -> evaluate.Settings:
+  """How the evaluation is done; ValueError naming the keys of what is impossible."""
+  names = [field.name for field in dataclasses.fields(evaluate.Settings)]
+  return evaluate.Settings(**{name: c.evaluation[name] for name in names})
+
+
 def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
   """Checks all of a config that can be without its data, and makes the mesh.
 
@@ -113,6 +128,12 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
       f"vocab_chunk={c.vocab_chunk} must be at least 1, and tokenizer.model_type="
       f"{c.tokenizer.model_type!r} 'bpe' or 'unigram'"
     )
+  for key in ("small_users", "bad_lines"):
+    if c.data[key] not in ("refuse", "set_aside"):
+      raise ValueError(f"data.{key}={c.data[key]!r} is not 'refuse' or 'set_aside'")
+  if c.data.below_gate not in ("refuse", "accept"):
+    raise ValueError(f"data.below_gate={c.data.below_gate!r} is not 'refuse' or 'accept'")
+  settings(c)
   mesh = sharding.make_mesh(**c.mesh)
   for name in ("sft", "preference"):
     try:
@@ -143,11 +164,8 @@ def make_plan(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) ->
     FileNotFoundError: the data is not where the config says.
   """
   mesh = check(c)
-  settings = evaluate.Settings(
-    **{f.name: c.evaluation[f.name] for f in dataclasses.fields(evaluate.Settings)}
-  )
   data = data_lib.load(c, made)
-  plan = Plan(c, data, mesh, settings, {}, {})
+  plan = Plan(c, data, mesh, settings(c), {}, {})
   for name in ("sft", "preference"):
     plan.training[name] = data.source.training(
       c[name].shots,
@@ -158,7 +176,9 @@ def make_plan(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) ->
       c[name].steps * c[name].rows_per_step * c[name].row_episodes,
     )
   for name in data.source.evaluation_splits:
-    plan.evaluation[name] = data.source.evaluation(name, settings.shots, 1, plan.seed("evaluation"))
+    plan.evaluation[name] = data.source.evaluation(
+      name, plan.settings.shots, 1, plan.seed("evaluation")
+    )
   return plan
 
 

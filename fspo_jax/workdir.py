@@ -13,6 +13,7 @@ import pathlib
 import tempfile
 import time
 from typing import Any
+import uuid
 
 
 class WorkdirError(RuntimeError):
@@ -29,7 +30,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _write_atomic(path: pathlib.Path, data: bytes) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
+  # A name of its own: several processes may make parts of one run.
+  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
   temporary.write_bytes(data)
   os.replace(temporary, path)
 
@@ -80,7 +82,7 @@ class Workdir:
     file = self.path / "config.json"
     try:
       if not file.exists():
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(not f.name.endswith(".tmp") for f in self.path.iterdir()):
           raise WorkdirError(
             f"--workdir={self.path}: is not empty, and not a run of fspo_jax (it has no "
             "config.json); give a new directory"

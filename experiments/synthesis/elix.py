@@ -7,7 +7,8 @@ OpenAI protocol (its key in the environment variable `synthesis.llm.api_key_env`
 
 python -m fspo_jax.main --config=experiments/synthesis/elix.py:world --workdir=DIR
 python -m fspo_jax.main --config=experiments/synthesis/elix.py:llm --workdir=DIR \
-  --config.synthesis.llm.base_url=http://localhost:8000/v1
+  --config.synthesis.llm.base_url=http://localhost:8000/v1 \
+  --config.synthesis.set.models="(('MODEL', 1.0),)" --config.synthesis.set.judge="('MODEL', 0.7)"
 """
 
 import ml_collections

@@ -29,8 +29,8 @@ from fspo_jax.datasets import user_sets
 from fspo_jax.episodes.sampling import UserEpisodes
 from fspo_jax.synthesis import pipeline
 
-# All the people that the worlds have, but for a few.
-_DOMAINS = {"reviews": (reviews, 3200), "elix": (elix, 550), "roleplay": (roleplay, 1500)}
+# Nearly all the people that the worlds have.
+_DOMAINS = {"reviews": (reviews, 2800), "elix": (elix, 550), "roleplay": (roleplay, 1500)}
 _SHOTS = 8
 
 
@@ -61,7 +61,7 @@ def main() -> None:
   """Makes the sets, reads them, prints what was measured."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
   parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where the sets go")
-  parser.add_argument("--pairs", type=int, default=250, help="judged by each user")
+  parser.add_argument("--pairs", type=int, default=280, help="judged by each user")
   parser.add_argument("--questions", type=int, default=800, help="of each domain")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--read_seconds", type=float, default=20.0)

@@ -7,7 +7,8 @@ OpenAI protocol (its key in the environment variable `synthesis.llm.api_key_env`
 
 python -m fspo_jax.main --config=experiments/synthesis/reviews.py:world --workdir=DIR
 python -m fspo_jax.main --config=experiments/synthesis/reviews.py:llm --workdir=DIR \
-  --config.synthesis.llm.base_url=http://localhost:8000/v1
+  --config.synthesis.llm.base_url=http://localhost:8000/v1 \
+  --config.synthesis.set.models="(('MODEL', 1.0),)" --config.synthesis.set.judge="('MODEL', 0.7)"
 """
 
 import ml_collections
@@ -19,5 +20,5 @@ def get_config(backend: str = "world") -> ml_collections.ConfigDict:
   """The config of the set; `backend` is 'world' or 'llm'."""
   c = presets.synthetic("reviews", backend)
   c.synthesis.set.steering = "personas"
-  c.synthesis.set.users = 3000
+  c.synthesis.set.users = 2800
   return c

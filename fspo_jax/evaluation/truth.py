@@ -49,11 +49,17 @@ def of_world(world: ReviewsWorld, episodes: WorldEpisodes) -> Truth:
   return Truth(world, episodes.user, world.question, ceiling)
 
 
-def of_set(world: World[Any], splits: Splits, episodes: UserEpisodes) -> Truth:
+def of_set(world: World[Any], splits: Splits, episodes: UserEpisodes, picked: float) -> Truth:
   """The truth of a synthetic set: what a user's final description says is what they like.
 
-  The ceiling's prior is uniform over all users of the set, and it knows how often the labels of
-  the training users are not what their descriptions say.
+  The ceiling's prior is uniform over all users of the set. It knows how often the labels of the
+  training users are not what their descriptions say, and how pairs were drawn.
+
+  Args:
+    world: the users'.
+    splits: of the set.
+    episodes: of an evaluation split.
+    picked: the share of pairs with a response that the user would pick.
   """
   topics = world.topics("unseen")
 
@@ -68,7 +74,7 @@ def of_set(world: World[Any], splits: Splits, episodes: UserEpisodes) -> Truth:
     users = [u for group in (splits.train, *splits.evaluation.values()) for u in group]
     population = [world.read(u.description or "") for u in users]
     noise = label_noise(world, splits)
-    predictor = LabelCeiling(world, population, noise)
+    predictor = LabelCeiling(world, population, noise, picked)
     return predictor.predict_by_k([e.shots for e in found], [e.queries[0] for e in found], ks)
 
   return Truth(world, user, question, ceiling)
@@ -91,4 +97,5 @@ def label_noise(world: World[Any], splits: Splits, most: int = 5000) -> float:
       determined += lead != 0
     if determined >= most:
       break
-  return contradicted / determined if determined else 0.0
+  # Never quite 0: a label of an unseen user may be wrong though none that was looked at is.
+  return min(0.5, (contradicted + 1) / (determined + 2))

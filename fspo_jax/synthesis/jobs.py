@@ -43,13 +43,15 @@ async def run(
 
   Args:
     units: the indices of all units.
-    work: makes the record of a unit, a JSON object with its `index`.
+    work: makes the record of a unit, a JSON object with its `index`. Where it raises a
+      RequestError that is no outage, the unit is journaled as {"index", "failed": {"stage",
+      "reason", "detail"}}: it would fail again.
     journal: of the finished units.
     concurrency: how many units are worked on at once.
     label: what the units are, for the progress bar (on a terminal alone).
 
   Raises:
-    JobError: requests failed for good, after all the other units are done.
+    JobError: units met an outage; after all the others are done.
     Exception: anything else that `work` raises, at once; so does Ctrl-C. Nothing done is lost.
   """
   units = list(units)
@@ -66,7 +68,11 @@ async def run(
         try:
           journal.append(await work(index))
         except RequestError as error:
-          failed[index] = (error.request.stage, error.reason, str(error))
+          if error.is_outage:
+            failed[index] = (error.request.stage, error.reason, str(error))
+          else:
+            said = {"stage": error.request.stage, "reason": error.reason, "detail": str(error)}
+            journal.append({"index": index, "failed": said})
         progress.advance(task)
         await asyncio.sleep(0)  # Work that never waits must not keep Ctrl-C from being heard.
 

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import hashlib
 import json
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 # What HTTP says of a server that is down or busy; see `RequestError.reason`.
 _BUSY = ("http 5", "http 408", "http 409", "http 429")
@@ -84,3 +85,8 @@ class LLM(Protocol):
       RequestError: there is none, for good. The caller sets aside what needed it, and counts it,
       unless it is an outage.
     """
+
+
+# Told of every attempt: 'sent' before it is sent, 'retry' with the reason when another follows.
+# The last attempt of a request ends in the answer or in the exception.
+Note = Callable[[Request, Literal["sent", "retry"], str], None]

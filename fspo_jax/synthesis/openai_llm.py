@@ -8,7 +8,7 @@ Needs `pip install fspo_jax[llm]`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import datetime
 import email.utils
@@ -18,12 +18,11 @@ import os
 import random
 from typing import Any, Literal
 
-from fspo_jax.synthesis.llm import Request, RequestError
+from fspo_jax.synthesis import prompts
+from fspo_jax.synthesis.llm import Note, Request, RequestError
 
-# Told of every attempt: 'sent' before it is sent, 'retry' with the reason when another follows.
-# The last attempt of a request ends in the answer or in the exception.
-Note = Callable[[Request, Literal["sent", "retry"], str], None]
-
+# No money, no such model or address: true of every other request, too.
+_ENDING_STATUS = (402, 404, 405)
 _RETRIED_STATUS = (408, 409, 429)
 _LONGEST_BACKOFF_S = 60.0
 _LONGEST_RETRY_AFTER_S = 300.0
@@ -33,7 +32,7 @@ _SHORTEST_KEY = 8
 
 
 class AuthError(Exception):
-  """The server lets us do nothing at all: a wrong key, no permission, an empty account.
+  """The server lets us do nothing at all: a wrong key, an empty account, no such model.
 
   No RequestError, so that nobody sets it aside: it ends the whole job.
   """
@@ -47,6 +46,11 @@ class _Failure:
   detail: str
   then: Literal["retry", "give up", "end the job"] = "retry"
   wait_s: float = 0.0
+
+
+def make(keys: Mapping[str, Any], note: Note) -> OpenAILLM:
+  """A `pipeline.Factory`'s backend; `keys` are those of `config.synthesis.llm`."""
+  return OpenAILLM(**keys, validate=prompts.validate, note=note)
 
 
 class OpenAILLM:
@@ -176,9 +180,12 @@ class OpenAILLM:
 
   def _refusal(self, status: int, code: str, detail: str, headers: Any) -> _Failure:
     """What an HTTP error means."""
+    if status in (401, 403):
+      # Who refuses a key may quote it, in part or masked.
+      return _Failure(f"http {status}", "the server refuses the API key", "end the job")
     detail = self._clear(detail)
     # OpenAI says 429 for an empty account, too, which no waiting fills.
-    if status in (401, 403) or code == "insufficient_quota":
+    if status in _ENDING_STATUS or code == "insufficient_quota":
       return _Failure(f"http {status}", detail, "end the job")
     if code == "content_filter":
       return _Failure("content filter", detail, "give up")
@@ -231,6 +238,9 @@ def _read_key(name: str) -> str:
   """The API key of the environment variable `name`; '' if the name is ''."""
   if not name:
     return ""
+  if not name.isidentifier():
+    # It may be the key itself, which must not be repeated.
+    raise ValueError("api_key_env: found no name, expected the name of an environment variable")
   key = os.environ.get(name, "").strip()
   if not key:
     raise ValueError(

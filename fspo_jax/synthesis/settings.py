@@ -24,7 +24,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-  """How a set is made. The fields are keys of `config.synthesis`.
+  """How a set is made. The fields are the keys of `config.synthesis.set`.
 
   Attributes:
     users: how many users there are.

@@ -317,13 +317,16 @@ def _pairs(
   return found
 
 
-async def _persona(llm: LLM, domain: Domain, settings: Settings, seed: int, number: int) -> str:
-  """The description of user `number`, the same whoever asks for it."""
+def persona_request(domain: Domain, settings: Settings, seed: int, number: int) -> Request:
+  """What asks for the description of user `number`: the same, whoever asks for it."""
   model = settings.models[number % len(settings.models)]
   person = domains.demographics(seed, number)
   request_seed = _seed(seed, "user", number, "persona")
-  request = prompts.persona(domain, settings, model, request_seed, number, person)
-  (description,) = await _ask(llm, request)
+  return prompts.persona(domain, settings, model, request_seed, number, person)
+
+
+async def _persona(llm: LLM, domain: Domain, settings: Settings, seed: int, number: int) -> str:
+  (description,) = await _ask(llm, persona_request(domain, settings, seed, number))
   return description
 
 

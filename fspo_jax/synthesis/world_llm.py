@@ -16,7 +16,7 @@ from jaxtyping import Float
 import numpy as np
 
 from fspo_jax.synthesis import prompts
-from fspo_jax.synthesis.llm import Request
+from fspo_jax.synthesis.llm import Note, Request
 from fspo_jax.worlds.world import Choose, UserT, World
 
 
@@ -41,6 +41,14 @@ class Flaws:
     for field in dataclasses.fields(self):
       if not 0 <= (found := getattr(self, field.name)) <= 1:
         raise ValueError(f"{field.name}: found {found}, expected 0 to 1")
+
+
+def make(
+  world: World[UserT], flaws: Flaws, population: Sequence[UserT], note: Note
+) -> WorldLLM[UserT]:
+  """A `pipeline.Factory`'s backend; `note` is never told of an attempt: none costs or fails."""
+  del note
+  return WorldLLM(world, flaws, population)
 
 
 class WorldLLM(Generic[UserT]):

@@ -176,7 +176,34 @@ class _Ceiling(abc.ABC, Generic[UserT]):
 
 
 class LabelCeiling(_Ceiling[UserT]):
-  """The ceiling of preferences whose pairs were chosen without looking at the user."""
+  """The ceiling of labelled pairs of the kinds of response to a prompt.
+
+  A share `picked` of the pairs was drawn by looking at the user: one response is of a kind that
+  they like best, at random, the other of any other kind. The others are any two kinds, so that
+  which pair it is says nothing:
+
+    P({a, b} | u) = p (1[a is best] + 1[b is best]) / (n_best (K - 1)) + (1 - p) 2 / (K (K - 1)).
+  """
+
+  def __init__(
+    self,
+    world: World[UserT],
+    population: Sequence[UserT],
+    label_noise: float,
+    picked: float = 0.0,
+  ) -> None:
+    """Prepares the population.
+
+    Args:
+      world: As for the base.
+      population: As for the base.
+      label_noise: As for the base.
+      picked: The share of pairs with a response that the user would pick, less than 1.
+    """
+    super().__init__(world, population, label_noise)
+    if not 0 <= picked < 1:
+      raise ValueError(f"picked: found {picked}, expected 0 to less than 1.")
+    self._picked = picked
 
   def _likelihoods(
     self, rewards: Float[np.ndarray, "users kinds"], pairs: Sequence[_Pair]
@@ -184,7 +211,11 @@ class LabelCeiling(_Ceiling[UserT]):
     chosen, rejected = np.transpose(pairs)
     margins = np.round(rewards.T[chosen] - rewards.T[rejected], _DECIMALS)
     preferred = (1 + np.sign(margins)) / 2
-    return np.stack([preferred, 1 - preferred], axis=1)
+    best = np.round(rewards.max(1, keepdims=True) - rewards, _DECIMALS) == 0
+    kinds = rewards.shape[1]
+    of_best = (best.T[chosen] * 1.0 + best.T[rejected]) / (best.sum(1) * (kinds - 1))
+    drawn = self._picked * of_best + (1 - self._picked) * 2 / (kinds * (kinds - 1))
+    return np.stack([preferred, 1 - preferred], axis=1) * drawn[:, None]
 
   def _log_asked(self, prompts: int) -> Float[np.ndarray, " users"]:
     return np.zeros(len(self._tastes))

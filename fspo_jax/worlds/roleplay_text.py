@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language of the roleplay world: ways to reach a goal, written as responses and read back.
 
-A response proposes one view, a way to go about the goal, and says one or two things about it that
+A response proposes one view, a way to go about the goal, and says three things about it that
 are true of the view, each of them a feature with a sign:
 
-  "To learn to cook, I would take an evening class. I like that good company comes with it and
-  there is a clear plan. Give it a month and see how it goes."
+  "To learn to cook, I would take an evening class. I like that good company comes with it, it
+  costs something extra and there is a clear plan. Give it a month and see how it goes."
 
 So a reader can learn what a view is like from what is said of it. The view alone is its kind:
 `Offer.read` finds the thing that it is about (the evening class), and is the inverse of `write`.

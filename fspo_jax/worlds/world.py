@@ -69,7 +69,7 @@ class World(Protocol[UserT]):
   ) -> str | None:
     """A sentence that, appended to `description`, makes its user prefer `chosen`.
 
-    It names one taste of which the description says nothing. None where there is no such sentence,
+    It names something of which the description says nothing. None where there is no such sentence,
     as where the responses do not differ, or the description already determines the preference.
     """
 

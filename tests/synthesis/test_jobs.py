@@ -77,6 +77,20 @@ def test_failed_units_are_listed_after_the_others_and_tried_again(tmp_path, capf
   assert sorted(tried[100:]) == list(range(50))
 
 
+def test_a_unit_that_would_fail_again_is_journaled_with_its_reason(tmp_path):
+  async def work(index):
+    if index == 3:
+      request = Request("question", "m", "", "p", "question", "{}", 1.0, index, 10)
+      raise RequestError(request, "content filter", "no")
+    return {"index": index}
+
+  run(tmp_path / "a.jsonl", range(5), work)
+  with Journal(tmp_path / "a.jsonl") as journal:
+    (failed,) = [record for record in journal if "failed" in record]
+  assert failed["index"] == 3
+  assert (failed["failed"]["stage"], failed["failed"]["reason"]) == ("question", "content filter")
+
+
 def test_any_other_error_ends_the_job_and_keeps_what_is_done(tmp_path):
   async def work(index):
     if index == 5:

@@ -125,7 +125,7 @@ def test_a_request_fails_after_the_last_attempt(fault):
 @pytest.mark.parametrize(
   ("fault", "reason"),
   [
-    *[(f"http {status}", f"http {status}") for status in (400, 404, 413, 422)],
+    *[(f"http {status}", f"http {status}") for status in (400, 413, 422)],
     ("http 400 content_filter", "content filter"),
     ("filter", "content filter"),
     ("refusal", "refusal"),
@@ -149,8 +149,10 @@ def test_what_is_no_answer_is_retried_as_json(fault):
   assert len(server.attempts) == 4
 
 
-@pytest.mark.parametrize("fault", ["http 401", "http 403", "http 429 insufficient_quota"])
-def test_a_refused_key_ends_the_job_at_once(fault, tmp_path):
+@pytest.mark.parametrize(
+  "fault", [*(f"http {status}" for status in (401, 402, 403, 404)), "http 429 insufficient_quota"]
+)
+def test_what_is_true_of_every_request_ends_the_job_at_once(fault, tmp_path):
   with FaultyServer(Echo(), plan=lambda key, attempt: fault) as server:
     llm = make(server, concurrency=1)
 
@@ -192,7 +194,10 @@ def test_the_key_is_in_no_message_no_log_and_no_file(fault, tmp_path, caplog, ca
     (tmp_path / "ledger.jsonl").read_text(),
   ]
   assert not [text for text in said if KEY in text]
-  if fault != "leak":
+  if fault == "http 401":
+    # Who refuses a key may quote it masked, which nothing here could tell.
+    assert "Bearer" not in str(error)
+  elif fault != "leak":
     assert "Bearer [API key]" in str(error)
 
 

@@ -10,7 +10,6 @@ import threading
 
 import pytest
 
-from fspo_jax import preferences
 from fspo_jax.datasets import user_sets
 from fspo_jax.synthesis import (
   card,
@@ -36,8 +35,8 @@ SETTINGS = settings.Settings(
   models=(settings.Model("a", 1.0), settings.Model("b", 1.0)),
   judge=settings.Model("judge", 0.7),
   pairs=12,
-  anchors=0,
-  picked=0.0,
+  anchors=2,
+  picked=0.5,
   repeats=1,
   both_orders=True,
   ignore_length=True,
@@ -105,6 +104,8 @@ def test_the_set_has_its_users_their_preferences_and_its_card(whole):
   everybody = [*splits.train, *splits.evaluation["unseen"]]
   assert len({user.user_id for user in everybody}) == USERS
   assert all(len(user.preferences) > 3 and user.description for user in everybody)
+  trained = {p.prompt for user in splits.train for p in user.preferences}
+  assert not trained & splits.query_prompts
   assert splits.query_prompts and len(splits.evaluation["unseen"]) > 1
   facts = user_sets.facts(whole)
   assert facts.preferences == sum(len(user.preferences) for user in everybody)
@@ -152,13 +153,13 @@ def test_incomplete_parts_are_refused_naming_what_is_missing(tmp_path):
   small = _factory(settings=dataclasses.replace(SETTINGS, questions=12, users=4))
   thread = threading.Thread(target=pipeline.run_part, args=(small, journals, 0, 2), daemon=True)
   thread.start()
-  while not list(journals.glob("items-00000-of-00002.jsonl")):
+  while not (journals / "personas-00000-of-00002.jsonl").exists():
     thread.join(0.05)
   with pytest.raises(jobs.JobError, match=r"shard 1/2"):
     pipeline.run(small, tmp_path)
   pipeline.run_part(small, journals, 1, 2)
   thread.join()
-  with pytest.raises(jobs.JobError, match=r"found items in 2 parts, expected 3"):
+  with pytest.raises(jobs.JobError, match=r"found personas in 2 parts, expected 3"):
     pipeline.run_part(small, journals, 0, 3)
 
 
@@ -166,8 +167,8 @@ def test_answers_that_cost_something_are_asked_for_once(whole, tmp_path):
   asked = []
   broken = functools.partial(_Paid, asked, ("label",))
   journals = tmp_path / "synthesis"
-  # A backend that cannot label: all pairs are set aside, and the set is refused for want of users.
-  with pytest.raises(pipeline.ERRORS):
+  # An outage fails the users, and running again tries them again.
+  with pytest.raises(jobs.JobError, match="24 of 24 units failed(.|\n)*24 x label: http 500"):
     pipeline.run(_factory(backend=broken, paid=True, concurrency=4), tmp_path / "broken")
   first = functools.partial(_Paid, asked := [], ())
   made = pipeline.run(_factory(backend=first, paid=True, concurrency=4), tmp_path)
@@ -182,8 +183,30 @@ def test_answers_that_cost_something_are_asked_for_once(whole, tmp_path):
   assert not more
 
 
+class _Censor:
+  """The stand-in, but it will not write one of the questions, nor describe two of the users."""
+
+  def __init__(self, note):
+    del note
+    self._llm = _stand_in(None)
+
+  async def answer(self, request):
+    persona = request.schema_name == "persona" and "## Number\n3\n" in request.prompt
+    question = request.schema_name == "question" and "learn to juggle" in request.prompt
+    if persona or question:
+      raise RequestError(request, "content filter", "no")
+    return await self._llm.answer(request)
+
+
+def test_what_cannot_be_made_is_counted_and_does_not_block_the_rest(tmp_path):
+  made = pipeline.run(_factory(backend=_Censor), tmp_path)
+  facts = user_sets.facts(made)
+  assert facts.users == USERS - 1
+  assert facts.set_aside["users: persona: content filter"] == 1
+
+
 def test_a_set_of_other_settings_is_not_mistaken_for_this_one(whole):
-  with pytest.raises(preferences.PreferenceError, match="seed=3"):
+  with pytest.raises(jobs.JobError, match="records made with other seed"):
     pipeline.run(_factory(facts={"seed": 4}), whole.parents[3])
 
 

@@ -65,10 +65,10 @@ class Builder(user_set_builder.UserSetBuilder):
     del dl_manager  # Nothing is downloaded.
     made_of = self.made_of()
     if self._set_bad_lines_aside:
-      read = jsonl_lib.read_jsonl_leniently(self._jsonl)
+      read = jsonl_lib.read_jsonl_leniently(self._jsonl, min_prompts=preferences.MIN_PROMPTS)
       users, set_aside = read.users, read.set_aside
     else:
-      users, set_aside = jsonl_lib.read_jsonl(self._jsonl), {}
+      users, set_aside = jsonl_lib.read_jsonl(self._jsonl, min_prompts=preferences.MIN_PROMPTS), {}
     splits = preferences.split(users, **self._shares, seed=self._seed)
     splits = dataclasses.replace(splits, set_aside=splits.set_aside | dict(set_aside))
     return user_set_builder.Contents(splits, made_of)
