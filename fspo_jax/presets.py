@@ -62,6 +62,9 @@ def synthetic(domain: str, backend: str) -> ml_collections.ConfigDict:
   c.stages = ("synthesis",)
   c.data.name = "synthetic"
   c.synthesis.domain = domain
+  # As in the paper; the users are nearly all the people that the worlds have.
+  c.synthesis.set.steering = "views" if domain == "roleplay" else "personas"
+  c.synthesis.set.users = {"reviews": 2800, "elix": 550, "roleplay": 1500}[domain]
   if backend == "llm":
     c.synthesis.backend = "openai"
     c.synthesis.set.models = (("", 1.0),)  # refused until a name is given
@@ -80,6 +83,7 @@ def synthetic_users(domain: str) -> ml_collections.ConfigDict:
   c.stages = STAGES
   # For a model from scratch: one writer at a low temperature, whose language is small; many texts,
   # or they are learnt by heart; and pairs of which one response is what the user would pick.
+  c.synthesis.set.steering = "views"
   c.synthesis.set.questions = 1000
   c.synthesis.set.responses = 18
   c.synthesis.set.models = (("writer-a", 0.7),)

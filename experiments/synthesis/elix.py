@@ -18,7 +18,4 @@ from fspo_jax import presets
 
 def get_config(backend: str = "world") -> ml_collections.ConfigDict:
   """The config of the set; `backend` is 'world' or 'llm'."""
-  c = presets.synthetic("elix", backend)
-  c.synthesis.set.steering = "personas"
-  c.synthesis.set.users = 550
-  return c
+  return presets.synthetic("elix", backend)

@@ -23,38 +23,50 @@ import time
 
 import numpy as np
 
-from experiments.synthesis import elix, reviews, roleplay
-from fspo_jax import data
+from fspo_jax import data, presets
 from fspo_jax.datasets import user_sets
 from fspo_jax.episodes.sampling import UserEpisodes
 from fspo_jax.synthesis import pipeline
 
-# Nearly all the people that the worlds have.
-_DOMAINS = {"reviews": (reviews, 2800), "elix": (elix, 550), "roleplay": (roleplay, 1500)}
+_DOMAINS = ("reviews", "elix", "roleplay")
 _SHOTS = 8
 
 
-def _resident_gb(who: int) -> float:
+def _largest_gb(who: int) -> float:
   """The largest resident memory so far, of this process or of its largest worker."""
   unit = 1 if sys.platform == "darwin" else 1024
   return resource.getrusage(who).ru_maxrss * unit / 2**30
+
+
+def _resident_gb() -> float:
+  """The resident memory now; where /proc has it not, the largest so far."""
+  statm = pathlib.Path("/proc/self/statm")
+  if not statm.exists():
+    return _largest_gb(resource.RUSAGE_SELF)
+  return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**30
 
 
 def _read(paths: list[pathlib.Path], seconds: float) -> tuple[float, float]:
   """Reads random episodes of the sets' training users in turn, for so many seconds.
 
   Returns:
-    Episodes per second, and how much the largest resident memory grew meanwhile, in GB.
+    Episodes per second, and how much the resident memory grew meanwhile, in GB.
   """
   episodes = [UserEpisodes(user_sets.load(path).train, _SHOTS, 1, seed=1) for path in paths]
-  for read in episodes:
-    read(0)
-  before, start, count = _resident_gb(resource.RUSAGE_SELF), time.perf_counter(), 0
-  while (elapsed := time.perf_counter() - start) < seconds:
-    for _ in range(100):
-      episodes[count % len(episodes)](count)
-      count += 1
-  return count / elapsed, _resident_gb(resource.RUSAGE_SELF) - before
+  count = 0
+
+  def read_for(duration: float) -> float:
+    nonlocal count
+    start, first = time.perf_counter(), count
+    while (elapsed := time.perf_counter() - start) < duration:
+      for _ in range(100):
+        episodes[count % len(episodes)](count)
+        count += 1
+    return (count - first) / elapsed
+
+  read_for(seconds / 10)  # Whatever is allocated once is there.
+  before = _resident_gb()
+  return read_for(seconds), _resident_gb() - before
 
 
 def main() -> None:
@@ -68,10 +80,9 @@ def main() -> None:
   flags = parser.parse_args()
 
   start, totals, paths = time.perf_counter(), np.zeros(2, int), []
-  for name, (experiment, users) in _DOMAINS.items():
-    config = experiment.get_config("world")
+  for name in _DOMAINS:
+    config = presets.synthetic(name, "world")
     config.seed = flags.seed
-    config.synthesis.set.users = users
     config.synthesis.set.pairs = flags.pairs
     config.synthesis.set.questions = flags.questions
     config.synthesis.set.measure_every = 20
@@ -79,10 +90,12 @@ def main() -> None:
     paths.append(pipeline.run(data.make_factory(config), flags.workdir / name))
     made = user_sets.facts(paths[-1])
     totals += (made.preferences, made.users)
-    print(f"{name}: {made} in {time.perf_counter() - began:.0f} s, {paths[-1]}", flush=True)
+    took = time.perf_counter() - began
+    found = f"{made.preferences:,} preferences of {made.users:,} users"
+    print(f"{name}: {found} in {took:.0f} s: {paths[-1]}", flush=True)
   seconds = time.perf_counter() - start
-  workers = _resident_gb(resource.RUSAGE_CHILDREN) * config.synthesis.processes
-  peak = _resident_gb(resource.RUSAGE_SELF) + workers
+  workers = _largest_gb(resource.RUSAGE_CHILDREN) * config.synthesis.processes
+  peak = _largest_gb(resource.RUSAGE_SELF) + workers
   rate, growth = _read(paths, flags.read_seconds)
   print(
     json.dumps(

@@ -18,7 +18,4 @@ from fspo_jax import presets
 
 def get_config(backend: str = "world") -> ml_collections.ConfigDict:
   """The config of the set; `backend` is 'world' or 'llm'."""
-  c = presets.synthetic("reviews", backend)
-  c.synthesis.set.steering = "personas"
-  c.synthesis.set.users = 2800
-  return c
+  return presets.synthetic("reviews", backend)

@@ -18,6 +18,4 @@ from fspo_jax import presets
 
 def get_config(backend: str = "world") -> ml_collections.ConfigDict:
   """The config of the set; `backend` is 'world' or 'llm'."""
-  c = presets.synthetic("roleplay", backend)
-  c.synthesis.set.steering = "views"
-  return c
+  return presets.synthetic("roleplay", backend)
