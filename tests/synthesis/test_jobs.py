@@ -104,8 +104,10 @@ def test_any_other_error_ends_the_job_and_keeps_what_is_done(tmp_path):
 
 
 def test_ctrl_c_is_heard_by_work_that_never_waits(tmp_path, repo):
+  # A job in the background of a shell ignores SIGINT, and hands that on.
   code = """
-import asyncio, sys
+import asyncio, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from fspo_jax.synthesis import jobs
 from fspo_jax.synthesis.journal import Journal
 async def work(index):
