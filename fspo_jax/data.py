@@ -205,7 +205,7 @@ def _embedder(c: ml_collections.ConfigDict) -> Callable[[], embedders.Embedder]:
 def _facts(c: ml_collections.ConfigDict) -> dict[str, Any]:
   """How a set is made, but for what makes no difference to it."""
   facts = json.loads(c.synthesis.to_json_best_effort())
-  for key in ("processes", "concurrency", "gate", "llm", "flaws"):
+  for key in ("processes", "concurrency", "gate", "llm", "flaws", "embedder"):
     del facts[key]
   if c.synthesis.backend == "world":
     facts["flaws"] = dict(c.synthesis.flaws)

@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     fingerprints = {"data_sha256": fingerprint(config.data.path)}
     if config.synthesis.topics:
       fingerprints["topics_sha256"] = fingerprint(config.synthesis.topics)
-    workdir = Workdir(_WORKDIR.value, recipe.identity(config) | fingerprints)
+    workdir = Workdir(_WORKDIR.value, recipe.as_json(config) | fingerprints, recipe.FREE_KEYS)
   except (ValueError, OSError, ImportError, WorkdirError) as error:
     print(f"fspo_jax: cannot start: {error}", file=sys.stderr)
     return 2

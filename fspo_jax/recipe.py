@@ -30,6 +30,16 @@ from fspo_jax.workdir import Workdir
 
 _LOG = logging.getLogger(__name__)
 
+# Keys that say how a set is made, or whether it is accepted, and not what it is.
+FREE_KEYS = (
+  "data.below_gate",
+  "synthesis.processes",
+  "synthesis.concurrency",
+  "synthesis.llm.",
+  "synthesis.gate.",
+  "synthesis.embedder.",
+)
+
 # Streams of randomness, each with its own number: none shares episodes with another.
 _SEEDS = {"corpus": 1, "sft": 2, "preference": 3, "evaluation": 4}
 
@@ -57,15 +67,6 @@ class Plan:
   def seed(self, stream: str) -> int:
     """The seed of a stream of randomness, one of `_SEEDS`."""
     return self.config.seed * len(_SEEDS) * 2 + _SEEDS[stream]
-
-
-def identity(c: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The config as JSON, without the keys that say how a set is made or accepted, and not what."""
-  out = as_json(c)
-  del out["data"]["below_gate"]
-  for key in ("processes", "concurrency", "llm", "gate", "embedder"):
-    del out["synthesis"][key]
-  return out
 
 
 def as_json(c: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import hashlib
 import json
@@ -55,19 +55,22 @@ class Workdir:
   took. A run that finds its own config goes on where it was; any other is refused.
   """
 
-  def __init__(self, path: str | pathlib.Path, config: dict[str, Any]) -> None:
+  def __init__(
+    self, path: str | pathlib.Path, config: dict[str, Any], free: Sequence[str] = ()
+  ) -> None:
     """Opens or makes the directory.
 
     Args:
       path: of the directory.
       config: the run's config, as JSON has it.
+      free: keys, or what they begin with, in which a run may differ from the one it goes on with.
 
     Raises:
       WorkdirError: it cannot be written to, is not a run's, or is another config's.
     """
     self.path = pathlib.Path(path).absolute()
     self._since: dict[str, float] = {}  # running stage -> monotonic time it would have started at
-    self._check_whose(config)
+    self._check_whose(config, tuple(free))
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=self.path):
@@ -78,7 +81,7 @@ class Workdir:
       ) from error
     _write_atomic(self.path / "config.json", json.dumps(config, indent=2).encode())
 
-  def _check_whose(self, config: dict[str, Any]) -> None:
+  def _check_whose(self, config: dict[str, Any], free: tuple[str, ...]) -> None:
     file = self.path / "config.json"
     try:
       if not file.exists():
@@ -92,7 +95,8 @@ class Workdir:
     except (OSError, json.JSONDecodeError) as error:
       raise WorkdirError(f"{file}: cannot be read: {error}") from error
     ours = _flat(config)
-    different = sorted(k for k in known.keys() | ours.keys() if known.get(k) != ours.get(k))
+    names = (k for k in known.keys() | ours.keys() if not k.startswith(free))
+    different = sorted(k for k in names if known.get(k) != ours.get(k))
     if different:
       shown = "; ".join(
         f"{k}: {known.get(k, 'absent')!r} there, {ours.get(k, 'absent')!r} here"

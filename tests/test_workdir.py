@@ -142,3 +142,16 @@ def test_the_fingerprint_is_of_what_the_files_hold(tmp_path):
   assert one == workdir.fingerprint(str(tmp_path))  # a folder with this one file
   file.write_text("two")
   assert len(one) == 64 and workdir.fingerprint(str(file)) != one
+
+
+def test_free_keys_may_differ_and_the_last_run_s_are_kept(tmp_path):
+  config = {"seed": 0, "synthesis": {"processes": 2, "llm": {"timeout_s": 1.0}}}
+  free = ("synthesis.processes", "synthesis.llm.")
+  workdir.Workdir(tmp_path / "run", config, free)
+  other = {"seed": 0, "synthesis": {"processes": 4, "llm": {"timeout_s": 9.0}}}
+  workdir.Workdir(tmp_path / "run", other, free)
+  assert json.loads((tmp_path / "run" / "config.json").read_text()) == other
+  with pytest.raises(workdir.WorkdirError, match="seed: 0 there, 1 here"):
+    workdir.Workdir(tmp_path / "run", other | {"seed": 1}, free)
+  with pytest.raises(workdir.WorkdirError, match=r"synthesis\.processes: 4 there, 2 here"):
+    workdir.Workdir(tmp_path / "run", config)
