@@ -40,8 +40,9 @@ _SHARD = flags.DEFINE_string(
 _BEAM = flags.DEFINE_multi_string(
   "beam",
   [],
-  "An option of Apache Beam, as --beam=--runner=DataflowRunner (may be repeated): only "
-  "make the records of the synthetic set, as a Beam pipeline. Run again without it to go on.",
+  "An option of Apache Beam, as --beam=--runner=FlinkRunner (may be repeated), whose workers see "
+  "the folder: only make the records of the synthetic set, as a Beam pipeline. Run again without "
+  "it to go on.",
 )
 
 

@@ -102,7 +102,6 @@ def synthetic_users(domain: str) -> ml_collections.ConfigDict:
   c.preference.queries = 6
   c.preference.row_tokens = 1280
   c.preference.scored_tokens = 960
-  c.preference.layout.query_shots = (8,)
   c.preference.layout.description_shots = (0, 4, 8)
   c.preference.layout.description_queries = (0,)
   c.preference.loss.name = "dpo"

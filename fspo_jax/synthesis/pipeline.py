@@ -158,7 +158,7 @@ def run_beam(factory: Factory, journals: pathlib.Path, flags: Sequence[str]) -> 
   Args:
     factory: what to make. Its endpoint's answers are kept by Beam's shuffles alone.
     journals: the folder for the records.
-    flags: of the pipeline, as '--runner=DataflowRunner'.
+    flags: of the pipeline, as '--runner=FlinkRunner'; its workers must see the folder.
 
   Raises:
     ImportError: the extra `beam` is not installed.

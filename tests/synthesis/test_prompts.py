@@ -9,25 +9,13 @@ from hypothesis import strategies as st
 import pytest
 
 from fspo_jax.synthesis import domains, prompts
-from fspo_jax.synthesis.settings import Model, Settings
+from fspo_jax.synthesis.settings import Model
+from tests.synthesis import tiny_world
 
-SETTINGS = Settings(
-  users=4,
-  unseen_users=0.5,
-  questions=4,
-  unseen_topics=0.5,
-  responses=2,
-  steering="none",
+SETTINGS = dataclasses.replace(
+  tiny_world.SETTINGS,
   models=(Model("writer", 1.0),),
   judge=Model("judge", 0.5),
-  pairs=2,
-  anchors=0,
-  picked=0.0,
-  repeats=1,
-  both_orders=True,
-  ignore_length=True,
-  refine=True,
-  measure_every=1,
   max_tokens=99,
 )
 DOMAIN = domains.make_domain("roleplay", ["tea"], ["salt"])

@@ -8,31 +8,20 @@ import itertools
 import pytest
 
 from fspo_jax.synthesis import domains, prompts
-from fspo_jax.synthesis.settings import Model, Settings
+from fspo_jax.synthesis.settings import Model
 from fspo_jax.synthesis.world_llm import Flaws, WorldLLM
+from tests.synthesis import tiny_world
 from tests.synthesis.tiny_world import TinyWorld
 
 WORLD = TinyWorld()
 USERS = WORLD.users("train")
 DOMAIN = domains.make_domain("roleplay", WORLD.topics("train"), WORLD.topics("unseen"))
-SETTINGS = Settings(
-  users=4,
-  unseen_users=0.5,
-  questions=4,
-  unseen_topics=0.5,
-  responses=2,
-  steering="none",
+SETTINGS = dataclasses.replace(
+  tiny_world.SETTINGS,
   models=(Model("writer", 1.0),),
   judge=Model("judge", 0.5),
-  pairs=2,
-  anchors=0,
-  picked=0.0,
-  repeats=1,
-  both_orders=True,
-  ignore_length=False,
-  refine=True,
-  measure_every=1,
   max_tokens=99,
+  ignore_length=False,
 )
 WRITER = SETTINGS.models[0]
 PROMPT = "Tell me about tea?"

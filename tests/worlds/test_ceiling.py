@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fspo_jax.preferences import Preference
-from fspo_jax.worlds import ceiling, kinds, reviews
+from fspo_jax.worlds import ceiling, elix, kinds, reviews
 
 TOPICS = {"train": ("sun", "moon"), "unseen": ("star",)}
 # Each user's reward of four kinds, by topic: ties at all places, and a topic that does not matter.
@@ -328,3 +328,19 @@ def test_errors():
     ceiling.LabelCeiling(world, (), 0.1)
   with pytest.raises(ValueError, match="label_noise: found 0.6"):
     ceiling.LabelCeiling(world, USERS, 0.6)
+
+
+@pytest.mark.parametrize("picked", [0.0, 0.7])
+def test_the_ways_to_draw_and_label_a_pair_have_probability_one(picked):
+  """By hand, of five kinds of which a user likes one best."""
+  world = elix.ElixWorld(variant="easy")
+  users, prompt = world.users("train"), "Explain bail to me."
+  rewards = world.kind_rewards(world.tastes(users), prompt)
+  pairs = list(itertools.combinations(range(5), 2))
+  found = ceiling.LabelCeiling(world, users, 0.1, picked)._likelihoods(rewards, pairs)
+  np.testing.assert_allclose(found.sum((0, 1)), 1.0, atol=1e-12)
+  # Four of the ten pairs have the best kind: each by picking with 1/4, at random with 1/10.
+  own = world.tastes(users)[:, 0]
+  for pair, drawn in zip(pairs, found.sum(1), strict=True):
+    expected = picked * np.isin(own, pair) / 4 + (1 - picked) / 10
+    np.testing.assert_allclose(drawn, expected, atol=1e-12)
