@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.synthesis.set.pairs = 120
   c.synthesis.set.responses = 48
   c.sft.steps = 600
-  c.preference.steps = 1900
+  c.preference.steps = 1700
   c.preference.optimizer.learning_rate = 1.5e-3
   c.preference.optimizer.adam_learning_rate = 8e-4
   c.preference.optimizer.decay_fraction = 0.8

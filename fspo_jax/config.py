@@ -117,6 +117,7 @@ def default() -> ml_collections.ConfigDict:
   c.evaluation = ml_collections.ConfigDict()
   c.evaluation.shots = 8  # accuracy is measured after 0 .. shots shots
   c.evaluation.episodes = 1000  # per split, for preference accuracy by k
+  c.evaluation.known_prompts = False  # a split of unseen users on prompts trained on; sets only
   c.evaluation.rows = 8  # rows per batch
   c.evaluation.max_row_tokens = 8192  # longer episodes lose whole shots, oldest first, counted
   c.evaluation.rat_episodes = 250  # of them, per split, for descriptions, written and gold

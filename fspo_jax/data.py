@@ -85,6 +85,11 @@ def load(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) -> Data
   if data.name not in config_lib.DATA_NAMES:
     raise ValueError(f"data.name={data.name!r} is not one of {config_lib.DATA_NAMES}")
   if data.name == "reviews":
+    if c.evaluation.known_prompts:
+      raise ValueError(
+        "evaluation.known_prompts=True: data.name='reviews' makes fresh episodes, which have no "
+        "prompts of the training users; set it to False, or make a set"
+      )
     world = make_world(c, "reviews")
     return Data(sources.WorldSource(world), world)
   if data.name == "synthetic":
@@ -215,7 +220,8 @@ def _facts(c: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def _source(c: ml_collections.ConfigDict, splits: Splits) -> sources.UserSource:
-  return sources.UserSource(c.data.name, splits, c.data.small_users == "set_aside")
+  set_aside_small = c.data.small_users == "set_aside"
+  return sources.UserSource(c.data.name, splits, set_aside_small, c.evaluation.known_prompts)
 
 
 def _world_of(c: ml_collections.ConfigDict, path: pathlib.Path) -> World[Any]:

@@ -74,3 +74,10 @@ def test_own_topics_are_split_and_take_the_worlds_place(tmp_path):
     "tea", "coffee", "milk", "cocoa", "water", "juice",
   }  # fmt: skip
   assert domain.topics_unseen and factory.paid and factory.processes == 1
+
+
+def test_fresh_episodes_have_no_known_prompts():
+  config = presets.default()
+  config.evaluation.known_prompts = True
+  with pytest.raises(ValueError, match=r"evaluation\.known_prompts=True: data\.name='reviews'"):
+    data.load(config)

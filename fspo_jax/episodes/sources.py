@@ -14,6 +14,9 @@ from fspo_jax.episodes.sampling import Curriculum, EpisodeFn, UserEpisodes, Worl
 from fspo_jax.preferences import Splits, User
 from fspo_jax.worlds.world import World
 
+# The evaluation split of the unseen users that asks about prompts of the training users.
+KNOWN_PROMPTS = "unseen_known_prompts"
+
 
 class Source(Protocol):
   """Text to train a tokenizer on, episodes to train on, and episodes of users never trained on."""
@@ -102,17 +105,20 @@ class UserSource:
     splits: who is trained on, who is evaluated, and on which prompts.
     set_aside_small: set users with too few preferences for an episode aside, and count them,
       instead of refusing to start.
+    known_prompts: evaluate the unseen users on the prompts that may be trained on as well, in a
+      split of its own. Apart from the others, it tells new users from new prompts.
   """
 
   name: str
   splits: Splits
   set_aside_small: bool
+  known_prompts: bool = False
   _counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
   @property
   def evaluation_splits(self) -> tuple[str, ...]:
     """The names of the data set's evaluation splits."""
-    return tuple(self.splits.evaluation)
+    return (*self.splits.evaluation, *((KNOWN_PROMPTS,) if self.known_prompts else ()))
 
   def corpus(self, seed: int, lines: int) -> Iterator[str]:
     """The distinct texts of the training users in random order, at most `lines` of them."""
@@ -131,7 +137,7 @@ class UserSource:
   def _enough(self, users: Sequence[User], shots: int, queries: int, where: str) -> Sequence[User]:
     if not self.set_aside_small:
       return users
-    asked = self._asked(where)
+    asked = None if where == "train" else self._asked(where)
     kept = tuple(
       i for i, u in enumerate(users) if UserEpisodes.shortfall(u, shots, queries, asked) is None
     )
@@ -144,8 +150,14 @@ class UserSource:
     ) - len(kept)
     return _Chosen(users, kept)
 
-  def _asked(self, where: str) -> frozenset[str] | None:
-    return None if where == "train" else self.splits.query_prompts
+  def _evaluated(self, split: str) -> Sequence[User]:
+    return self.splits.evaluation["unseen" if split == KNOWN_PROMPTS else split]
+
+  def _asked(self, split: str) -> frozenset[str]:
+    """The prompts that queries of an evaluation split may be about."""
+    if split != KNOWN_PROMPTS:
+      return self.splits.query_prompts
+    return frozenset(p.prompt for user in self.splits.train for p in user.preferences)
 
   def training(
     self,
@@ -168,9 +180,9 @@ class UserSource:
 
   def evaluation(self, split: str, shots: int, queries: int, seed: int) -> UserEpisodes:
     """Episodes of a split's users in order; queries come only from its query prompts."""
-    users = self._enough(self.splits.evaluation[split], shots, queries, split)
+    users = self._enough(self._evaluated(split), shots, queries, split)
     return UserEpisodes(
-      users, shots, queries, seed, query_prompts=self.splits.query_prompts, in_order=True
+      users, shots, queries, seed, query_prompts=self._asked(split), in_order=True
     )
 
   def facts(self) -> dict[str, Any]:

@@ -51,6 +51,7 @@ METHODS: Mapping[str, str] = {
 }
 SPLITS: Mapping[str, str] = {
   "unseen": "Unseen users",
+  "unseen_known_prompts": "Unseen users, known prompts",
   "heldout_combinations": "Held-out combinations",
 }
 REQUIRED = (

@@ -61,7 +61,7 @@ def of_set(world: World[Any], splits: Splits, episodes: UserEpisodes, picked: fl
     episodes: of an evaluation split.
     picked: the share of pairs with a response that the user would pick.
   """
-  topics = world.topics("unseen")
+  topics = world.topics("unseen" if episodes.query_prompts == splits.query_prompts else "train")
 
   def user(index: int) -> Any:
     return world.read(episodes(index).description or "")

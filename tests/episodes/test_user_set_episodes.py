@@ -68,6 +68,23 @@ def test_a_source_is_the_same_from_both(both):
   assert memory.facts() == disk.facts()
 
 
+def test_known_prompts_are_a_split_of_the_unseen_users_on_prompts_trained_on(both):
+  splits = both[1]
+  plain, source = (sources.UserSource("set", splits, True, known) for known in (False, True))
+  assert plain.evaluation_splits == ("unseen",)
+  assert source.evaluation_splits == ("unseen", "unseen_known_prompts")
+  unseen = {user.user_id for user in splits.evaluation["unseen"]}
+  trained = {p.prompt for user in splits.train for p in user.preferences}
+  for split, known in zip(source.evaluation_splits, (False, True), strict=True):
+    episodes = source.evaluation(split, 8, 2, 0)
+    found = [episodes(i) for i in range(60)]
+    assert {episode.user_id for episode in found} == unseen
+    asked = [query.prompt for episode in found for query in episode.queries]
+    assert all((prompt in trained) == known for prompt in asked)
+    assert all((prompt in splits.query_prompts) != known for prompt in asked)
+  assert source.evaluation("unseen", 8, 2, 0)(5) == plain.evaluation("unseen", 8, 2, 0)(5)
+
+
 def test_users_who_are_too_small_are_left_on_the_disk(tmp_path):
   rows = [*_users(20, 40), *(("train", u) for _, u in list(_users(32, 5))[20:])]
   path = synthetic.build(

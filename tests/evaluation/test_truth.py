@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fspo_jax.episodes.sampling import UserEpisodes, WorldEpisodes
+from fspo_jax.episodes.sources import KNOWN_PROMPTS, UserSource
 from fspo_jax.evaluation import truth
 from fspo_jax.preferences import User, assemble
 from fspo_jax.worlds.elix import ElixWorld
@@ -54,6 +55,14 @@ def test_the_users_of_a_set_are_what_their_descriptions_say(splits):
   prompts = {found.question(rng) for _ in range(200)}
   assert len(prompts) > 50
   assert all(any(topic in prompt for topic in WORLD.topics("unseen")) for prompt in prompts)
+
+
+def test_users_asked_about_known_prompts_answer_about_topics_trained_on(splits):
+  episodes = UserSource("set", splits, False, known_prompts=True).evaluation(KNOWN_PROMPTS, 4, 1, 0)
+  found = truth.of_set(WORLD, splits, episodes, 0.0)
+  rng = np.random.default_rng(0)
+  prompts = {found.question(rng) for _ in range(200)}
+  assert not any(topic in prompt for topic in WORLD.topics("unseen") for prompt in prompts)
 
 
 def test_the_ceiling_of_a_set_rises_with_the_shots_and_is_certain_in_the_end(splits):
