@@ -13,6 +13,7 @@ not name, it says nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import dataclasses
 
 from fspo_jax.worlds import reviews_text
@@ -142,20 +143,29 @@ def addition(choose: Choose, description: str, chosen: str, rejected: str) -> st
   """A sentence that, appended to `description`, makes its user prefer `chosen`.
 
   It names one attribute of which the description names no value, and on which the two responses
-  differ. None where there is no such sentence, or the user likes one of the two more already.
+  differ; where there is none, and tastes are at odds, which of them comes above all. None where
+  neither helps, or the user likes one of the two more already.
   """
   tastes, better, worse = read(description), parse(chosen), parse(rejected)
   if combination_reward(tastes, better) != combination_reward(tastes, worse):
     return None
   named = {attribute for attribute, _ in _READER.find(reviews_text.normalise(description))}
-  wordings = [
-    _WORDINGS[attribute][value]
-    for attribute, (value, other) in enumerate(zip(better, worse, strict=True))
-    if value is not None and value != other and attribute not in named
+  silent = [a for a in range(len(ATTRIBUTES)) if a not in named]
+  wordings = _differences(better, worse, silent)
+  if wordings:
+    return f"Reviews should also be {wordings[choose(len(wordings))]}."
+  satisfied = [a for a in tastes.cared if tastes.preferred[a] == better[a]]
+  wordings = _differences(better, worse, satisfied)
+  if wordings and _ABOVE_ALL[0] not in named:
+    return f"Above all, reviews should be {wordings[choose(len(wordings))]}."
+  return None
+
+
+def _differences(better: Traits, worse: Traits, attributes: Iterable[int]) -> list[str]:
+  """The wordings of what one response has and the other has not, of some attributes."""
+  return [
+    _WORDINGS[a][better[a]] for a in attributes if better[a] is not None and better[a] != worse[a]
   ]
-  if not wordings:
-    return None
-  return f"Reviews should also be {wordings[choose(len(wordings))]}."
 
 
 def view(kind: int) -> str:

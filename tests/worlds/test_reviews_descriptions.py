@@ -96,26 +96,39 @@ def test_read_takes_any_text():
 def test_addition_determines_the_preference():
   rng = np.random.default_rng(0)
   choose = _uniform(rng)
-  undetermined = 0
-  for tastes in WORLD.users("unseen"):
+  undetermined = ranked = 0
+  for tastes in WORLD.users("unseen")[::4]:
     text = WORLD.describe(WORLD.vague(rng, tastes, 0.6))
-    kinds = rng.integers(96, size=2).tolist()
-    chosen, rejected = (WORLD.write_response(choose, "", kind) for kind in kinds)
-    sentence = WORLD.addition(choose, text, "", chosen, rejected)
-    before = WORLD.read(text)
-    margin = WORLD.reward(before, "", chosen) - WORLD.reward(before, "", rejected)
-    if sentence is None:
-      # It is determined, or they differ in nothing that the description is silent about.
-      differ = np.array(COMBINATIONS[kinds[0]]) != np.array(COMBINATIONS[kinds[1]])
-      assert margin != 0 or set(np.flatnonzero(differ)) <= set(before.cared)
-      continue
-    assert margin == 0
-    undetermined += 1
-    after = WORLD.read(f"{text} {sentence}")
-    assert set(before.cared) < set(after.cared)
-    assert len(after.cared) == len(before.cared) + 1
-    assert WORLD.reward(after, "", chosen) > WORLD.reward(after, "", rejected)
-  assert undetermined > 50
+    for _ in range(8):
+      kinds = rng.integers(96, size=2).tolist()
+      chosen, rejected = (WORLD.write_response(choose, "", kind) for kind in kinds)
+      sentence = WORLD.addition(choose, text, "", chosen, rejected)
+      before = WORLD.read(text)
+      margin = WORLD.reward(before, "", chosen) - WORLD.reward(before, "", rejected)
+      if sentence is None:
+        assert margin != 0 or _cannot_tell(before, *kinds)
+        continue
+      assert margin == 0
+      undetermined += 1
+      text += f" {sentence}"
+      after = WORLD.read(text)
+      if sentence.startswith("Above all"):
+        ranked += 1
+        assert after.preferred == before.preferred
+        assert sum(after.weights) == sum(before.weights) + 1
+      else:
+        assert set(before.cared) < set(after.cared)
+        assert len(after.cared) == len(before.cared) + 1
+      assert WORLD.reward(after, "", chosen) > WORLD.reward(after, "", rejected)
+  assert undetermined > 50 and ranked > 10
+
+
+def _cannot_tell(tastes, chosen, rejected):
+  """They differ in nothing that is left open, and in nothing that could be put above all."""
+  chosen, rejected = (COMBINATIONS[kind] for kind in (chosen, rejected))
+  differ = {a for a in range(len(chosen)) if chosen[a] != rejected[a]}
+  satisfied = {a for a in differ if chosen[a] == tastes.preferred[a]}
+  return differ <= set(tastes.cared) and (2 in tastes.weights or not satisfied)
 
 
 def test_addition_wording_and_choice():
@@ -127,6 +140,15 @@ def test_addition_wording_and_choice():
   assert WORLD.addition(_last, text, "", other, one) == "Reviews should also be full of spoilers."
   assert WORLD.addition(_first, text, "", one, one) is None
   assert WORLD.addition(_first, "Reviews should be positive.", "", one, other) is None
+  # At odds: what comes above all decides, unless that is said already.
+  odds = "Reviews should be positive, full of spoilers."
+  assert WORLD.addition(_first, odds, "", one, other) == "Above all, reviews should be positive."
+  assert (
+    WORLD.addition(_first, odds, "", other, one) == "Above all, reviews should be full of spoilers."
+  )
+  assert (
+    WORLD.addition(_first, f"{odds} Above all, reviews should be positive.", "", other, one) is None
+  )
   # Both values are named: the description is not silent, and a third naming would not help.
   both = "Positive and negative, full of spoilers and free of spoilers."
   assert WORLD.addition(_first, both, "", one, other) is None
