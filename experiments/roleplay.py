@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Open-ended questions: a synthetic set of personas made by the factory, then FSPO trained on it.
 
-Questions can be answered from several views, which 1,500 personas weigh by their tastes; topics are
-held out as well as users. From scratch, in twenty minutes on two cores:
+Questions can be answered from several views, which 1,500 personas weigh by their tastes. Topics are
+held out as well as users; unseen users are evaluated on topics of both kinds. From scratch, in
+twenty minutes on two cores:
 
 python -m fspo_jax.main --config=experiments/roleplay.py --workdir=runs/roleplay
 """
@@ -18,9 +19,10 @@ def get_config() -> ml_collections.ConfigDict:
   c = presets.synthetic_users("roleplay")
   c.synthesis.set.pairs = 120
   c.synthesis.set.responses = 48
-  c.sft.steps = 600
-  c.preference.steps = 1700
+  c.sft.steps = 500
+  c.preference.steps = 1400
   c.preference.optimizer.learning_rate = 1.5e-3
   c.preference.optimizer.adam_learning_rate = 8e-4
   c.preference.optimizer.decay_fraction = 0.8
+  c.evaluation.known_prompts = True
   return c

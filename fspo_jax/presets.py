@@ -112,7 +112,6 @@ def synthetic_users(domain: str) -> ml_collections.ConfigDict:
   c.preference.optimizer.adam_learning_rate = 1e-3
   c.preference.optimizer.warmup_steps = 60
   c.preference.optimizer.decay_fraction = 0.6
-  c.evaluation.known_prompts = True
   c.evaluation.rat_episodes = 100
   c.evaluation.win_rate_users = 100
   c.evaluation.temperatures = (0.3,)
