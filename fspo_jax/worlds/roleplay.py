@@ -5,7 +5,8 @@
 A question asks how to reach an everyday goal. A response proposes one of the six views that the
 question offers, such as an evening class, and every view has features, such as social and paid (see
 `roleplay_text`). A persona cares about some of the six dimensions of features, and about one of
-them above all. The reward of a response is the weighted sum of its view's features.
+them above all. The reward of a response is the weighted sum of its view's features, whether the
+question offers the view or not.
 """
 
 from __future__ import annotations
@@ -288,6 +289,28 @@ class RoleplayWorld(KindsWorld[Persona]):
   ) -> Float[np.ndarray, "*users kinds"]:
     """The weighted sum of the features of every view that the prompt offers."""
     return tastes @ roleplay_text.offer(prompt).features
+
+  def reward(self, user: Persona, prompt: str, response: str) -> float:
+    """The weighted sum of the features of the view that a response names, offered or not.
+
+    Views make sense for any goal, and a prompt does not say which ones personas are shown. Of a
+    text that names none, or several, 1 below the worst of all.
+    """
+    del prompt
+    view = roleplay_text.read(response)
+    if view is None:
+      return float(self._of_all_views(user).min() - 1)
+    return float(np.dot(user.weights, view.features))
+
+  def best_response(self, rng: np.random.Generator, user: Persona, prompt: str) -> str:
+    """A random response of the views that the user likes best, offered or not."""
+    rewards = self._of_all_views(user)
+    view = roleplay_text.VIEWS[rng.choice(np.flatnonzero(rewards == rewards.max()))]
+    goal = roleplay_text.offer(prompt).goal
+    return roleplay_text.write(lambda n: int(rng.integers(n)), goal, view)
+
+  def _of_all_views(self, user: Persona) -> Float[np.ndarray, " views"]:
+    return np.asarray([np.dot(user.weights, view.features) for view in roleplay_text.VIEWS])
 
 
 def _draw(seed: list[int], total: int, count: int) -> set[int]:

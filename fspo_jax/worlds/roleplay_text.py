@@ -284,6 +284,15 @@ def write(choose: Choose, goal: str, view: View) -> str:
   return f"{text}. {_CLOSINGS[choose(len(_CLOSINGS))]}" if choose(2) else f"{text}."
 
 
+_READER = reviews_text.PhraseReader({0: tuple(view.things for view in VIEWS)})
+
+
+def read(text: str) -> View | None:
+  """The one of all `VIEWS` that any text names; None if it names none, or several."""
+  index = _READER.unambiguous(reviews_text.normalise(text)).get(0)
+  return None if index is None else VIEWS[index]
+
+
 class Offer:
   """The views that prompts about a goal offer, in order: the kinds of response to them.
 
@@ -298,11 +307,11 @@ class Offer:
     self.views = _offered(goal)
     self.features = np.asarray([view.features for view in self.views], np.float64).T
     self.features.setflags(write=False)
-    self._reader = reviews_text.PhraseReader({0: tuple(view.things for view in self.views)})
 
   def read(self, text: str) -> int | None:
-    """Which of the views any text names; None if it names none of them, or several."""
-    return self._reader.unambiguous(reviews_text.normalise(text)).get(0)
+    """Which of the offer's views any text names; None if it names another, none, or several."""
+    view = read(text)
+    return self.views.index(view) if view in self.views else None
 
 
 _offer = functools.cache(Offer)

@@ -336,12 +336,28 @@ def test_rewards_and_the_best_response():
     text = WORLD.write_response(_first, PROMPT, kind)
     expected = 2 * view.features[0] + view.features[1] - view.features[3]
     assert WORLD.reward(user, PROMPT, text) == expected == rewards[1, kind]
-  assert WORLD.reward(user, PROMPT, "I do not know.") == rewards.min() - 1
+  of_all = [2 * v.features[0] + v.features[1] - v.features[3] for v in roleplay_text.VIEWS]
+  assert WORLD.reward(user, PROMPT, "I do not know.") == min(of_all) - 1
   rng = np.random.default_rng(0)
   for user in WORLD.users("unseen")[::3]:
     prompt = WORLD.question(rng)
-    best = WORLD.reward(user, prompt, WORLD.best_response(rng, user, prompt))
-    assert best == WORLD.kind_rewards(WORLD.tastes([user])[0], prompt).max()
+    text = WORLD.best_response(rng, user, prompt)
+    best = WORLD.reward(user, prompt, text)
+    assert best == max(np.dot(user.weights, view.features) for view in roleplay_text.VIEWS)
+    assert best >= WORLD.kind_rewards(WORLD.tastes([user])[0], prompt).max()
+    assert roleplay_text.offer(prompt).goal in text
+
+
+def test_a_view_that_is_not_offered_is_an_answer_too_but_of_no_kind():
+  user = Persona((2, 1, 0, -1, 0, 0))
+  offered = roleplay_text.offer(PROMPT).views
+  for view in roleplay_text.VIEWS:
+    text = f"Why not {view.wordings[0]}?"
+    assert roleplay_text.read(text) is view
+    assert WORLD.reward(user, PROMPT, text) == np.dot(user.weights, view.features)
+    assert (WORLD.kind(PROMPT, text) is not None) == (view in offered)
+  two = f"{offered[0].wordings[0]}, or {roleplay_text.VIEWS[-1].wordings[0]}"
+  assert roleplay_text.read(two) is None and WORLD.kind(PROMPT, two) is None
 
 
 def test_preferences_are_pure_clean_and_have_distinct_questions():
