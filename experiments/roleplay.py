@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.synthesis.set.pairs = 120
   c.synthesis.set.responses = 48
   c.sft.steps = 500
-  c.preference.steps = 1400
+  c.preference.steps = 1150
   c.preference.optimizer.learning_rate = 1.5e-3
   c.preference.optimizer.adam_learning_rate = 8e-4
   c.preference.optimizer.decay_fraction = 0.8
