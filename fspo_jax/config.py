@@ -13,6 +13,7 @@ import dataclasses
 import ml_collections
 
 from fspo_jax.episodes.batching import Packing
+from fspo_jax.episodes.pretraining import Mixture
 from fspo_jax.episodes.sampling import Curriculum
 from fspo_jax.episodes.templates import HEADINGS, MARKERS, Layout, Template
 from fspo_jax.models.transformer import TransformerConfig
@@ -23,7 +24,7 @@ from fspo_jax.training.loop import LoopConfig
 from fspo_jax.training.optimizer import OptimizerConfig
 from fspo_jax.training.step import Objective
 
-DATA_NAMES = ("reviews", "synthetic", "user_set", "jsonl", "alpaca_styles", "ukp")
+DATA_NAMES = ("reviews", "synthetic", "user_set", "jsonl", "alpaca_styles", "ukp", "pretraining")
 STAGES = ("synthesis", "tokenizer", "sft", "preference", "evaluate")
 TEMPLATES = {"markers": MARKERS, "headings": HEADINGS}
 
@@ -36,7 +37,7 @@ def default() -> ml_collections.ConfigDict:
 
   c.data = ml_collections.ConfigDict()
   c.data.name = "reviews"  # one of DATA_NAMES
-  c.data.path = ""  # file (jsonl) or folder of the data; none for 'reviews' and 'synthetic'
+  c.data.path = ""  # file (jsonl) or folder of the data; none for what is made here
   c.data.bad_lines = "refuse"  # jsonl: broken lines: 'refuse' to start, or 'set_aside'
   c.data.world = ""  # user_set: the world behind its users, which judges them; '' for none
   c.data.below_gate = "refuse"  # a set whose quality card is below the gate; or 'accept' it
@@ -61,6 +62,13 @@ def default() -> ml_collections.ConfigDict:
   c.elix_variant = "hard"  # expertise by subject; or 'easy': one of five levels
 
   c.synthesis = _synthesis()
+
+  c.pretraining = ml_collections.ConfigDict()  # weights of the documents; only ratios count
+  c.pretraining.answers = 0.36  # answers to questions, without and with a description of who asks
+  c.pretraining.labels = 0.22  # the few-shot format, with random labels
+  c.pretraining.readings = 0.17  # what the responses of such shots are like
+  c.pretraining.pages = 0.25  # responses by one author, who is then described
+  c.pretraining.rationality = 2.2  # authors write a response with odds exp(this x reward)
 
   c.tokenizer = ml_collections.ConfigDict()
   c.tokenizer.vocab_size = 1216  # pieces, of which 256 are bytes and 8 special
@@ -250,6 +258,11 @@ def layout(stage: ml_collections.ConfigDict) -> Layout:
 def objective(stage: ml_collections.ConfigDict) -> Objective:
   """What a stage minimises."""
   return Objective(**stage.loss)
+
+
+def mixture(c: ml_collections.ConfigDict) -> Mixture:
+  """What the documents of `pretraining` are."""
+  return Mixture(**c.pretraining)
 
 
 def synthesis_settings(c: ml_collections.ConfigDict) -> Settings:

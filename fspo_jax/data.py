@@ -33,6 +33,8 @@ from fspo_jax.worlds.world import World
 
 _LOG = logging.getLogger(__name__)
 
+WORLDS = ("reviews", "elix", "roleplay")
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -45,7 +47,7 @@ class Data:
     picked: of a world's set, the share of pairs with a response that the user would pick.
   """
 
-  source: sources.WorldSource | sources.UserSource
+  source: sources.WorldSource | sources.UserSource | sources.PretrainingSource
   world: World[Any] | None
   baselines: evaluate.BaselineFn | None = None
   picked: float = 0.0
@@ -92,6 +94,9 @@ def load(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) -> Data
       )
     world = make_world(c, "reviews")
     return Data(sources.WorldSource(world), world)
+  if data.name == "pretraining":
+    worlds = tuple(make_world(c, name) for name in WORLDS)
+    return Data(sources.PretrainingSource(worlds, config_lib.mixture(c)), None)
   if data.name == "synthetic":
     splits = _user_set(c, made)
     if c.synthesis.backend != "world":

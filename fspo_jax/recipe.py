@@ -120,6 +120,11 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
       f"data.name={c.data.name!r} and stages={stages}: the stage 'synthesis' makes the data "
       "'synthetic', and nothing else does (a set that is there already is a 'user_set')"
     )
+  if c.data.name == "pretraining" and not {*stages} <= {"tokenizer", "sft"}:
+    raise ValueError(
+      f"data.name='pretraining' and stages={stages}: a base is not evaluated on users, and has no "
+      "preferences; its stages are ('tokenizer', 'sft')"
+    )
   config_lib.template(c)
   config_lib.transformer(c, c.tokenizer.vocab_size)
   if c.model.roles and c.model.roles < len(Role):
@@ -168,6 +173,8 @@ def make_plan(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) ->
   data = data_lib.load(c, made)
   plan = Plan(c, data, mesh, settings(c), {}, {})
   for name in ("sft", "preference"):
+    if name not in c.stages:
+      continue
     plan.training[name] = data.source.training(
       c[name].shots,
       c[name].queries,

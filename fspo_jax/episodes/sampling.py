@@ -19,20 +19,29 @@ from fspo_jax.worlds.world import World
 EpisodeFn = Callable[[int], "Episode"]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+  """A response without another to compare it with: a demonstration of its author's taste."""
+
+  prompt: str
+  response: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Episode:
   """A user's task: infer their taste from the shots, answer the queries.
 
   Attributes:
     user_id: whose preferences these are.
-    shots: the preferences in the context, oldest first; labels may be noisy.
+    shots: the preferences in the context, oldest first; labels may be noisy. Pages may stand for
+      them, to pretrain on.
     queries: the held-out ones that are scored; their prompts are never among the shots'.
     description: the gold description, where it is known.
     written: descriptions written after 0, 1, ... shots; where given, they replace the gold one.
   """
 
   user_id: str
-  shots: tuple[Preference, ...]
+  shots: tuple[Preference | Page, ...]
   queries: tuple[Preference, ...]
   description: str | None = None
   written: tuple[str, ...] = ()

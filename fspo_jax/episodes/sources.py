@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fspo_jax.episodes.pretraining import Mixture, PretrainingEpisodes
 from fspo_jax.episodes.sampling import Curriculum, EpisodeFn, UserEpisodes, WorldEpisodes
 from fspo_jax.preferences import Splits, User
 from fspo_jax.worlds.world import World
@@ -80,6 +81,47 @@ class WorldSource:
       "world": self.world.name,
       **{f"users, {name}": len(self.world.users(name)) for name in names},
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingSource:
+  """Fresh documents of several worlds, to pretrain a base on; see `pretraining`."""
+
+  worlds: tuple[World[Any], ...]
+  mixture: Mixture
+  evaluation_splits: tuple[str, ...] = ()
+
+  def corpus(self, seed: int, lines: int) -> Iterator[str]:
+    """Texts of all the worlds, equally many of each."""
+    share = lines // len(self.worlds)
+    for i, world in enumerate(self.worlds):
+      yield from world.corpus(np.random.default_rng([seed, i]), share)
+
+  def training(
+    self,
+    shots: int,
+    queries: int,
+    seed: int,
+    flip_shots: float | None,
+    curriculum: Curriculum | None,
+    total: int,
+  ) -> EpisodeFn:
+    """Fresh documents; a curriculum, or flipped labels, are refused with a ValueError."""
+    del total
+    if curriculum is not None or flip_shots:
+      raise ValueError(
+        f"curriculum.use={curriculum is not None} and flip_shots={flip_shots}: labels to pretrain "
+        "on are random, and no document is easier; set them to False and 0"
+      )
+    return PretrainingEpisodes(self.worlds, self.mixture, shots, queries, seed)
+
+  def evaluation(self, split: str, shots: int, queries: int, seed: int) -> EpisodeFn:
+    """Raises ValueError: there are no evaluation users."""
+    raise ValueError(f"split={split!r}: documents to pretrain on have no evaluation users")
+
+  def facts(self) -> dict[str, Any]:
+    """The worlds' names."""
+    return {"worlds": ", ".join(world.name for world in self.worlds)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import enum
 import functools
 
 from fspo_jax.episodes import tokenizers, trees
-from fspo_jax.episodes.sampling import Episode
+from fspo_jax.episodes.sampling import Episode, Page
 from fspo_jax.preferences import Preference
 
 
@@ -233,9 +233,13 @@ class _Builder:
     return nodes
 
   def shot(
-    self, shot: Preference, before: int, layout: Layout, rest: list[trees.Node]
+    self, shot: Preference | Page, before: int, layout: Layout, rest: list[trees.Node]
   ) -> trees.Node:
     """A shot on the trunk; `rest` is what follows it."""
+    if isinstance(shot, Page):
+      segment = self.segment(Kind.CHOSEN, before) if layout.shot_pairs else trees.NO_SEGMENT
+      response = self.answer(shot.response, segment, children=rest)
+      return trees.Node(self.format.question(shot.prompt), Role.QUESTION, children=(response,))
     dispreferred = trees.Node(
       self.format.dispreferred(shot.rejected), Role.DISPREFERRED, children=tuple(rest)
     )

@@ -322,6 +322,10 @@ class ElixWorld(KindsWorld[Learner]):
     found = set(_LEVEL.findall(" ".join(_WORD_OR_END.findall(view.lower()))))
     return _LEVEL_INDEX[found.pop()] if len(found) == 1 else None
 
+  def reading(self, prompt: str, kind: int) -> str:
+    """The prompt's subject and the level: "physics: expert"."""
+    return f"{SUBJECTS[elix_text.topic(prompt)[1]]}: {LEVELS[kind]}"
+
   def tastes(self, users: Sequence[Learner]) -> Float[np.ndarray, "users subjects"]:
     """The level of each user in each subject; nan where it is unknown."""
     return np.array([user.levels for user in users], np.float64).reshape(-1, len(SUBJECTS))

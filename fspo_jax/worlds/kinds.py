@@ -96,6 +96,10 @@ class KindsWorld(abc.ABC, Generic[UserT]):
     """The kind that a view names."""
 
   @abc.abstractmethod
+  def reading(self, prompt: str, kind: int) -> str:
+    """What a kind is like, in the words of descriptions."""
+
+  @abc.abstractmethod
   def tastes(self, users: Sequence[UserT]) -> Float[np.ndarray, "users tastes"]:
     """The users as vectors."""
 

@@ -263,6 +263,10 @@ class ReviewsWorld:
     del prompt
     return reviews_descriptions.read_view(view)
 
+  def reading(self, prompt: str, kind: int) -> str:
+    """The same as `view`."""
+    return self.view(prompt, kind)
+
   def tastes(self, users: Sequence[Tastes]) -> Float[np.ndarray, "users tastes"]:
     """The weight of each of the 13 values of all attributes."""
     vectors = np.zeros((len(users), sum(_SIZES)))

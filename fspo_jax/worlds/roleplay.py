@@ -279,6 +279,11 @@ class RoleplayWorld(KindsWorld[Persona]):
     """The same as `kind`: a response names its view by any of the wordings."""
     return self.kind(prompt, view)
 
+  def reading(self, prompt: str, kind: int) -> str:
+    """Who likes each of the view's features: "outgoing, lavish, traditional, organised"."""
+    features = roleplay_text.offer(prompt).views[kind].features
+    return ", ".join(TRAITS[d][value > 0] for d, value in enumerate(features) if value)
+
   def tastes(self, users: Sequence[Persona]) -> Float[np.ndarray, "users tastes"]:
     """The weights."""
     weights = [user.weights for user in users]

@@ -103,6 +103,9 @@ class World(Protocol[UserT]):
   def read_view(self, prompt: str, view: str) -> int | None:
     """The kind that a view names; None if it names none. The inverse of `view`."""
 
+  def reading(self, prompt: str, kind: int) -> str:
+    """What a kind is like, in the words of descriptions: to its user none is better."""
+
   def tastes(self, users: Sequence[UserT]) -> Float[np.ndarray, "users tastes"]:
     """The users as vectors, for `kind_rewards`."""
 

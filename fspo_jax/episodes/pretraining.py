@@ -1,0 +1,216 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Episodes that a base model is pretrained on: all that a model should know before it personalizes.
+
+FSPO fine-tunes a model that can read, follows instructions and knows its prompts' format. The base
+of the embedded worlds learns these from four kinds of document, each of them an episode:
+
+- answers: questions with nothing before them, and the same under the description of who asks: an
+  answer of that user's taste, so that descriptions are instructions
+- labels: the few-shot format; which response is the preferred one is a coin's toss, so that the
+  base knows the format and does not personalize yet
+- readings: after such shots, questions of what each response is like
+- pages: several responses by one author, who is described after each of them; no pairs and no
+  labels, but what many texts have in common
+
+Nothing of it is about evaluation users or unseen topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from fspo_jax.episodes.sampling import Episode, Page
+from fspo_jax.episodes.templates import Layout
+from fspo_jax.preferences import Preference
+from fspo_jax.worlds.world import World
+
+_MAX_READ = 3  # shots whose responses are read
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """What the documents are, and how authors choose.
+
+  Attributes:
+    answers: The weight of documents of this kind; only the ratios count.
+    labels: The same.
+    readings: The same.
+    pages: The same.
+    rationality: An author writes a response with probability proportional to exp(rationality x
+      reward): at 2.2 a taste of weight 1 of two values is met in 90 %, of weight 2 in 99 %.
+
+  Raises:
+    ValueError: If a weight is negative, all are 0, or the rationality is negative.
+  """
+
+  answers: float
+  labels: float
+  readings: float
+  pages: float
+  rationality: float
+
+  def __post_init__(self) -> None:
+    if min(self.weights) < 0 or not sum(self.weights) or self.rationality < 0:
+      raise ValueError(
+        f"found the weights {self.weights} and rationality={self.rationality}, expected weights of "
+        "0 or more, not all 0, and a rationality of 0 or more"
+      )
+
+  @property
+  def weights(self) -> tuple[float, ...]:
+    """The weights of the four kinds."""
+    return self.answers, self.labels, self.readings, self.pages
+
+
+def reading_question(number: int, side: int) -> str:
+  """Asks what a response in the context is like.
+
+  Args:
+    number: which shot's, counted from 1.
+    side: 0 for its first response, the preferred one, 1 for the second.
+  """
+  return f"What is the {('first', 'second')[side]} response to question {number} like?"
+
+
+def layout(shots: int) -> Layout:
+  """One layout for all kinds of document: an episode grows the branches that it has.
+
+  Args:
+    shots: the most shots or pages of a document.
+  """
+  return Layout(
+    shot_pairs=True,
+    rejected=False,
+    query_shots=(shots,),
+    description_shots=tuple(range(shots + 1)),
+    description_queries=(0,),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingEpisodes:
+  """Documents of several worlds; document e is a pure function of (seed, e).
+
+  Attributes:
+    worlds: whose training users and topics are drawn, each world as often.
+    mixture: what the documents are.
+    shots: the most shots or pages of one.
+    queries: the questions answered, at least 6.
+    seed: with the index, all that a document depends on.
+  """
+
+  worlds: tuple[World[Any], ...]
+  mixture: Mixture
+  shots: int
+  queries: int
+  seed: int
+
+  def __post_init__(self) -> None:
+    if not self.worlds or self.shots < _MAX_READ or self.queries < 2 * _MAX_READ:
+      raise ValueError(
+        f"found {len(self.worlds)} worlds, shots={self.shots} and queries={self.queries}, expected "
+        f"a world, {_MAX_READ} shots and {2 * _MAX_READ} queries or more"
+      )
+
+  def __call__(self, index: int) -> Episode:
+    """Document `index`."""
+    rng = np.random.default_rng([self.seed, index])
+    world = self.worlds[rng.integers(len(self.worlds))]
+    writer = _Writer(world, rng, self.mixture.rationality)
+    weights = np.asarray(self.mixture.weights)
+    kind = int(rng.choice(len(weights), p=weights / weights.sum()))
+    if kind == 0:
+      return writer.answers(self.queries)
+    if kind == 1:
+      return writer.labels(self.shots)
+    if kind == 2:
+      return writer.readings(1 + int(rng.integers(_MAX_READ)))
+    return writer.pages(2 + int(rng.integers(self.shots - 1)))
+
+
+class _Writer:
+  """Writes one document of a random training user of a world."""
+
+  def __init__(self, world: World[Any], rng: np.random.Generator, rationality: float) -> None:
+    self.world, self.rng, self.rationality = world, rng, rationality
+    users = world.users("train")
+    self.user = users[rng.integers(len(users))]
+    self.topics = world.topics("train")
+
+  def answers(self, count: int) -> Episode:
+    """Questions and answers to the user's taste."""
+    queries = []
+    for prompt in self._prompts(count):
+      kind = self._liked(prompt)
+      other = self._other(kind, self.world.kinds(prompt))
+      queries.append(Preference(prompt, self._write(prompt, kind), self._write(prompt, other)))
+    return self._episode(queries=queries, description=self.world.describe(self.user))
+
+  def labels(self, count: int) -> Episode:
+    """Pairs of random kinds in random order."""
+    return self._episode(shots=[pair for pair, _ in map(self._pair, self._prompts(count))])
+
+  def readings(self, count: int) -> Episode:
+    """What the responses of some pairs are like."""
+    shots, queries = [], []
+    for number, prompt in enumerate(self._prompts(count), 1):
+      pair, read = self._pair(prompt)
+      shots.append(pair)
+      for side, own, other in ((0, *read), (1, *read[::-1])):
+        queries.append(Preference(reading_question(number, side), own, other))
+    return self._episode(shots=shots, queries=queries)
+
+  def pages(self, count: int) -> Episode:
+    """Responses by the user, who is described after each."""
+    pages = [Page(p, self._write(p, self._liked(p))) for p in self._prompts(count)]
+    return self._episode(shots=pages, description=self.world.describe(self.user))
+
+  def _episode(
+    self,
+    *,
+    shots: list[Preference] | list[Page] = (),
+    queries: list[Preference] = (),
+    description: str | None = None,
+  ) -> Episode:
+    return Episode(self.world.user_id(self.user), tuple(shots), tuple(queries), description)
+
+  @property
+  def _choose(self) -> Callable[[int], int]:
+    return lambda alternatives: int(self.rng.integers(alternatives))
+
+  def _prompts(self, count: int) -> list[str]:
+    """Distinct questions on training topics."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+      topic = self.topics[self.rng.integers(len(self.topics))]
+      found[self.world.write_question(self._choose, topic)] = None
+    return list(found)
+
+  def _write(self, prompt: str, kind: int) -> str:
+    return self.world.write_response(self._choose, prompt, kind)
+
+  def _liked(self, prompt: str) -> int:
+    """A kind as the user, who is not quite consistent, would write it."""
+    rewards = self.world.kind_rewards(self.world.tastes([self.user])[0], prompt)
+    odds = np.exp(self.rationality * (rewards - rewards.max()))
+    return int(self.rng.choice(len(odds), p=odds / odds.sum()))
+
+  def _other(self, kind: int, kinds: int) -> int:
+    """A random kind that is not this one."""
+    other = int(self.rng.integers(kinds - 1))
+    return other + (other >= kind)
+
+  def _pair(self, prompt: str) -> tuple[Preference, tuple[str, str]]:
+    """Responses of two kinds that read differently, and what each is like."""
+    kinds = self.world.kinds(prompt)
+    while True:
+      kind = int(self.rng.integers(kinds))
+      pair = kind, self._other(kind, kinds)
+      first, second = (self.world.reading(prompt, k) for k in pair)
+      if first != second:
+        return Preference(prompt, *(self._write(prompt, k) for k in pair)), (first, second)

@@ -1,0 +1,120 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a base is fit to personalize from: does it follow descriptions, can it read responses?
+
+Both are asked about what it was not pretrained on: evaluation users, unseen topics. Reading is
+counted by word, because an average hides the one taste that a base cannot see.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fspo_jax.episodes.pretraining import reading_question
+from fspo_jax.evaluation import statistics
+from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.inference.sampler import Decoding
+from fspo_jax.preferences import Preference
+from fspo_jax.worlds.world import TopicSplit, World
+
+_RESAMPLES = 2000
+
+
+def following(
+  world: World[Any],
+  personalizer: Personalizer,
+  decoding: Decoding,
+  *,
+  topics: TopicSplit,
+  users: int,
+  prompts: int,
+  seed: int,
+) -> statistics.Interval:
+  """How often a response under a gold description is one that its user likes best.
+
+  Args:
+    world: whose unseen users are described, and whose inverse reads the responses.
+    personalizer: the base.
+    decoding: how responses are sampled.
+    topics: which topics are asked about.
+    users: how many of the unseen users, drawn with replacement.
+    prompts: distinct ones for each.
+    seed: of users, prompts and responses.
+  """
+  rng = np.random.default_rng(seed)
+  everybody = world.users("unseen")
+  drawn = [everybody[i] for i in rng.integers(len(everybody), size=users)]
+  asked = [_prompts(world, topics, prompts, rng) for _ in drawn]
+  written = personalizer.respond(
+    [()] * users,
+    asked,
+    decoding,
+    seed=seed,
+    descriptions=[world.describe(user) for user in drawn],
+  )
+  best = []
+  for user, own, responses in zip(drawn, asked, written, strict=True):
+    tastes = world.tastes([user])[0]
+    for prompt, response in zip(own, responses, strict=True):
+      most = world.kind_rewards(tastes, prompt).max()
+      best.append(float(world.reward(user, prompt, response.text) >= most))
+  ids = np.repeat([world.user_id(user) for user in drawn], prompts)
+  return statistics.cluster_bootstrap(np.asarray(best), ids, resamples=_RESAMPLES)
+
+
+def reading(
+  world: World[Any], personalizer: Personalizer, decoding: Decoding, *, pairs: int, seed: int
+) -> dict[str, float]:
+  """How often each word of descriptions is read off a response that it is true of.
+
+  Each response is one of a pair, in the few-shot format, on an unseen topic.
+
+  Args:
+    world: whose responses are read.
+    personalizer: the base.
+    decoding: how readings are sampled; greedy to measure.
+    pairs: how many pairs are read.
+    seed: of the pairs.
+
+  Returns:
+    For each word or phrase of `World.reading`, the share of the responses it is true of to which
+    the model gives it, and no other.
+  """
+  rng = np.random.default_rng(seed)
+  shots, gold = [], []
+  while len(shots) < pairs:
+    (prompt,) = _prompts(world, "unseen", 1, rng)
+    kinds = rng.choice(world.kinds(prompt), 2, replace=False).tolist()
+    chosen, rejected = (world.write_response(_uniform(rng), prompt, kind) for kind in kinds)
+    shots.append([Preference(prompt, chosen, rejected)])
+    gold.append([world.reading(prompt, kind) for kind in kinds])
+  asked = [[reading_question(1, side) for side in (0, 1)]] * pairs
+  written = personalizer.respond(shots, asked, decoding, seed=seed)
+  seen, right = collections.Counter(), collections.Counter()
+  for own, responses in zip(gold, written, strict=True):
+    for expected, response in zip(own, responses, strict=True):
+      found = response.text.split(", ")
+      words = expected.split(", ")
+      for place, word in enumerate(words):
+        seen[word] += 1
+        right[word] += len(found) == len(words) and found[place] == word
+  return {word: right[word] / count for word, count in sorted(seen.items())}
+
+
+def _prompts(
+  world: World[Any], topics: TopicSplit, count: int, rng: np.random.Generator
+) -> list[str]:
+  """Distinct prompts on a split's topics."""
+  names = world.topics(topics)
+  found: dict[str, None] = {}
+  while len(found) < count:
+    found[world.write_question(_uniform(rng), names[rng.integers(len(names))])] = None
+  return list(found)
+
+
+def _uniform(rng: np.random.Generator) -> Callable[[int], int]:
+  return lambda alternatives: int(rng.integers(alternatives))

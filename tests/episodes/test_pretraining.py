@@ -1,0 +1,183 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the documents that a base is pretrained on."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from fspo_jax.episodes import batching, sampling, templates, tokenizers
+from fspo_jax.episodes.pretraining import Mixture, PretrainingEpisodes, layout
+from fspo_jax.episodes.sampling import Page
+from fspo_jax.preferences import Preference
+from fspo_jax.worlds.elix import ElixWorld
+from fspo_jax.worlds.reviews import ReviewsWorld
+from fspo_jax.worlds.roleplay import RoleplayWorld
+
+WORLDS = ReviewsWorld(), ElixWorld(), RoleplayWorld()
+MIXTURE = Mixture(answers=0.36, labels=0.22, readings=0.17, pages=0.25, rationality=2.2)
+KINDS = ("answers", "labels", "readings", "pages")
+
+
+def _only(kind, worlds=WORLDS, rationality=2.2):
+  mixture = Mixture(**{k: float(k == kind) for k in KINDS}, rationality=rationality)
+  return PretrainingEpisodes(worlds, mixture, shots=8, queries=8, seed=3)
+
+
+def _kind_of(episode):
+  if not episode.shots:
+    return "answers"
+  if isinstance(episode.shots[0], Page):
+    return "pages"
+  return "readings" if episode.queries else "labels"
+
+
+def test_documents_are_a_function_of_seed_and_index_in_the_mixtures_proportions():
+  episodes = PretrainingEpisodes(WORLDS, MIXTURE, shots=8, queries=8, seed=0)
+  found = [episodes(i) for i in range(1200)]
+  assert found[7] == episodes(7) != PretrainingEpisodes(WORLDS, MIXTURE, 8, 8, seed=1)(7)
+  counts = collections.Counter(map(_kind_of, found))
+  for kind, weight in zip(KINDS, MIXTURE.weights, strict=True):
+    assert counts[kind] / 1200 == pytest.approx(weight, abs=0.05)
+  assert {len(e.shots) for e in found if _kind_of(e) == "pages"} == set(range(2, 9))
+  assert {len(e.shots) for e in found if _kind_of(e) == "readings"} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_nothing_is_about_evaluation_users_or_unseen_topics(world):
+  episodes = PretrainingEpisodes((world,), MIXTURE, shots=8, queries=8, seed=0)
+  people = {world.user_id(user) for user in world.users("train")}
+  for episode in map(episodes, range(150)):
+    assert episode.user_id in people
+    prompts = [item.prompt for item in (*episode.shots, *episode.queries)]
+    for prompt in prompts:
+      assert not any(topic in prompt for topic in world.topics("unseen")) or any(
+        topic in prompt for topic in world.topics("train")
+      )
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_answers_are_to_the_taste_that_is_described(world):
+  episodes = _only("answers", (world,))
+  best = []
+  for episode in map(episodes, range(100)):
+    user = world.read(episode.description)
+    for query in episode.queries:
+      rewards = world.kind_rewards(world.tastes([user])[0], query.prompt)
+      best.append(rewards[world.kind(query.prompt, query.chosen)] == rewards.max())
+  # Reviews have up to four tastes, met in 90 % each (the one above all in 99 %).
+  assert 0.6 < np.mean(best) < 0.97
+
+
+def test_a_rational_author_is_always_to_the_taste():
+  world = WORLDS[1]
+  for episode in map(_only("pages", (world,), rationality=100.0), range(50)):
+    user = world.read(episode.description)
+    for page in episode.shots:
+      rewards = world.kind_rewards(world.tastes([user])[0], page.prompt)
+      assert rewards[world.kind(page.prompt, page.response)] == rewards.max()
+
+
+def test_labels_say_nothing_of_the_user():
+  world = WORLDS[2]
+  right = []
+  for episode in map(_only("labels", (world,)), range(300)):
+    user = next(u for u in world.users("train") if world.user_id(u) == episode.user_id)
+    for shot in episode.shots:
+      lead = np.subtract(
+        *(world.reward(user, shot.prompt, t) for t in (shot.chosen, shot.rejected))
+      )
+      right += [lead > 0] if lead else []
+  assert np.mean(right) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_a_reading_describes_whoever_likes_its_response_best(world):
+  for episode in map(_only("readings", (world,)), range(60)):
+    texts = [text for shot in episode.shots for text in (shot.chosen, shot.rejected)]
+    prompts = [shot.prompt for shot in episode.shots for _ in range(2)]
+    assert len(episode.queries) == len(texts)
+    for prompt, text, query in zip(prompts, texts, episode.queries, strict=True):
+      kind = world.kind(prompt, text)
+      assert query.chosen == world.reading(prompt, kind) != query.rejected
+      rewards = world.kind_rewards(world.tastes([world.read(query.chosen)])[0], prompt)
+      assert rewards[kind] == rewards.max()
+
+
+def test_a_document_grows_the_branches_that_it_has():
+  pieces = tokenizers.train(
+    (t for w in WORLDS for t in w.corpus(np.random.default_rng(0), 400)),
+    vocab_size=600,
+    model_type="bpe",
+  )
+  formatter = templates.Formatter(pieces)
+  kind = templates.Kind
+
+  def scored(name):
+    episode = _only(name)(0)
+    built = templates.build(episode, formatter, layout(8))
+    return episode, collections.Counter((s.kind, s.shots) for s in built.segments)
+
+  episode, found = scored("answers")
+  assert found == {
+    (kind.CHOSEN, 0): 16,
+    (kind.DESCRIPTION, 0): 1,
+  }  # Without description, and under.
+  episode, found = scored("labels")
+  assert found == {(kind.CHOSEN, k): 1 for k in range(8)}
+  episode, found = scored("readings")
+  count = len(episode.shots)
+  expected = collections.Counter({(kind.CHOSEN, k): 1 for k in range(count)})
+  expected[kind.CHOSEN, count] += 2 * count
+  assert found == expected
+  episode, found = scored("pages")
+  count = len(episode.shots)
+  assert found == {(kind.CHOSEN, k): 1 for k in range(count)} | {
+    (kind.DESCRIPTION, k): 1 for k in range(count + 1)
+  }
+
+
+def test_a_page_is_a_question_and_a_response_and_the_rest_follows():
+  pieces = tokenizers.train(["one two three four five"] * 50, vocab_size=300, model_type="bpe")
+  formatter = templates.Formatter(pieces)
+  episode = sampling.Episode("u", (Page("one", "two"),), (Preference("three", "four", "five"),))
+  built = templates.build(episode, formatter, templates.Layout(query_shots=(1,), rejected=False))
+  tokens = [
+    formatter.tokenizer.bos_id,
+    *formatter.question("one"),
+    *formatter.answer("two"),
+    *formatter.question("three"),
+    *formatter.answer("four"),
+  ]
+  assert built.tree.tokens.tolist() == tokens
+  # One path: every token sees all before it.
+  assert set(built.tree.subtree_end.tolist()) == {len(tokens)}
+  assert templates.Role.DISPREFERRED not in built.tree.roles.tolist()
+
+
+def test_impossible_mixtures_are_refused():
+  with pytest.raises(ValueError, match="not all 0"):
+    Mixture(0.0, 0.0, 0.0, 0.0, 1.0)
+  with pytest.raises(ValueError, match="rationality=-1"):
+    Mixture(1.0, 0.0, 0.0, 0.0, -1.0)
+  with pytest.raises(ValueError, match="found 0 worlds"):
+    PretrainingEpisodes((), MIXTURE, 8, 8, 0)
+  with pytest.raises(ValueError, match="queries=5"):
+    PretrainingEpisodes(WORLDS, MIXTURE, 8, 5, 0)
+
+
+def test_documents_fit_rows_of_the_layouts_packing():
+  pieces = tokenizers.train(
+    (t for w in WORLDS for t in w.corpus(np.random.default_rng(0), 400)),
+    vocab_size=600,
+    model_type="bpe",
+  )
+  branches = layout(8)
+  packing = batching.Packing.of(
+    branches, shots=8, queries=8, episodes=1, tokens=4096, scored_tokens=3072
+  )
+  episodes = PretrainingEpisodes(WORLDS, MIXTURE, 8, 8, 0)
+  rows = batching.Rows(episodes, templates.Formatter(pieces), branches, packing)
+  for i in range(20):
+    assert rows(i).dropped_shots == 0
