@@ -13,35 +13,38 @@ import ml_collections
 from fspo_jax.config import default
 from fspo_jax.episodes import pretraining
 
-_SHOTS = 8
-
 
 def get_config() -> ml_collections.ConfigDict:
   """The config of the experiment."""
   c = default()
   c.data.name = "pretraining"
   c.stages = ("tokenizer", "sft")
-  c.tokenizer.vocab_size = 2048
+  c.tokenizer.vocab_size = 3072
   c.tokenizer.corpus_lines = 30_000
   c.model.width = 128
-  c.model.layers = 4
+  c.model.layers = 3
   c.model.heads = 4
   c.model.kv_heads = 4
   c.model.mlp = 384
-  layout = pretraining.layout(_SHOTS)
-  c.sft.shots = _SHOTS
-  c.sft.queries = 8
+  c.vocab_chunk = 3072
+  c.sft.shots = max(c.pretraining.pairs)
+  c.sft.queries = 24
   c.sft.curriculum.use = False
   c.sft.flip_shots = 0.0
+  layout = pretraining.layout(c.sft.shots)
   c.sft.layout.shot_pairs = layout.shot_pairs
   c.sft.layout.rejected = layout.rejected
   c.sft.layout.query_shots = layout.query_shots
   c.sft.layout.description_shots = layout.description_shots
   c.sft.layout.description_queries = layout.description_queries
-  c.sft.row_episodes = 2
-  c.sft.row_tokens = 1024
-  c.sft.scored_tokens = 832
-  c.sft.rows_per_step = 4
-  c.sft.steps = 12_000
+  c.sft.row_episodes = 1
+  c.sft.row_tokens = 704
+  c.sft.scored_tokens = 592
+  c.sft.rows_per_step = 6
+  c.sft.optimizer.learning_rate = 5e-3
+  c.sft.optimizer.adam_learning_rate = 3e-3
+  c.sft.optimizer.decay_fraction = 0.5
+  c.sft.optimizer.warmup_steps = 50
+  c.sft.steps = 4_800
   c.sft.checkpoint_every = 250
   return c

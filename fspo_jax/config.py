@@ -56,18 +56,20 @@ def default() -> ml_collections.ConfigDict:
   c.world.label_noise = 0.05  # fraction of shots whose label is flipped
   c.world.min_differences = 2  # attributes in which the two responses of a pair differ
   c.world.unseen_users = 500  # users kept for evaluation
-  c.world.phrasings = 4  # wordings of each attribute's value, of 8
-  c.world.fillers = 24  # sentences that make a response long, of 282
+  c.world.phrasings = 8  # wordings of each attribute's value, of 8
+  c.world.fillers = 282  # sentences that make a response long, of 282
 
   c.elix_variant = "hard"  # expertise by subject; or 'easy': one of five levels
 
   c.synthesis = _synthesis()
 
   c.pretraining = ml_collections.ConfigDict()  # weights of the documents; only ratios count
-  c.pretraining.answers = 0.36  # answers to questions, without and with a description of who asks
-  c.pretraining.labels = 0.22  # the few-shot format, with random labels
-  c.pretraining.readings = 0.17  # what the responses of such shots are like
-  c.pretraining.pages = 0.25  # responses by one author, who is then described
+  c.pretraining.answers = 0.34  # answers to questions, without and with a description of who asks
+  c.pretraining.labels = 0.2  # the few-shot format, with random labels
+  c.pretraining.readings = 0.18  # what the responses of such shots are like
+  c.pretraining.pages = 0.2  # responses by one author, who is then described
+  c.pretraining.knowledge = 0.08  # what anybody knows of a domain
+  c.pretraining.pairs = (15, 8, 9)  # pairs of a document of reviews, elix and roleplay
   c.pretraining.rationality = 2.2  # authors write a response with odds exp(this x reward)
 
   c.tokenizer = ml_collections.ConfigDict()

@@ -37,6 +37,8 @@ def test_what_a_base_cannot_do_is_refused():
     recipe.make_plan(_config(stages=("tokenizer", "sft", "preference")))
   with pytest.raises(ValueError, match="labels to pretrain on are random"):
     recipe.make_plan(_config(sft__flip_shots=0.5))
+  with pytest.raises(ValueError, match="expected the most of them"):
+    recipe.make_plan(_config(sft__shots=16))
   with pytest.raises(ValueError, match="not all 0"):
     recipe.make_plan(
       _config(
@@ -57,8 +59,8 @@ def test_a_base_is_trained_and_opened_by_its_path(tmp_path):
     sft__row_episodes=1,
     sft__steps=2,
     sft__optimizer__warmup_steps=0,
-    sft__row_tokens=1280,
-    sft__scored_tokens=1024,
+    sft__row_tokens=1600,
+    sft__scored_tokens=1280,
   )
   plan = recipe.make_plan(config)
   recipe.Recipe(plan, Workdir(tmp_path, recipe.as_json(config))).run()

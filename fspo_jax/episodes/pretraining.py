@@ -3,7 +3,7 @@
 """Episodes that a base model is pretrained on: all that a model should know before it personalizes.
 
 FSPO fine-tunes a model that can read, follows instructions and knows its prompts' format. The base
-of the embedded worlds learns these from four kinds of document, each of them an episode:
+of the embedded worlds learns these from five kinds of document, each of them an episode:
 
 - answers: questions with nothing before them, and the same under the description of who asks: an
   answer of that user's taste, so that descriptions are instructions
@@ -12,8 +12,10 @@ of the embedded worlds learns these from four kinds of document, each of them an
 - readings: after such shots, questions of what each response is like
 - pages: several responses by one author, who is described after each of them; no pairs and no
   labels, but what many texts have in common
+- knowledge: what anybody knows of a domain, as which subject a concept belongs to
 
-Nothing of it is about evaluation users or unseen topics.
+Nothing of it is about evaluation users. Of unseen topics there is general knowledge alone: a model
+that never met a word cannot know what it is about, and a real one has met them all.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from fspo_jax.episodes.templates import Layout
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds.world import World
 
-_MAX_READ = 3  # shots whose responses are read
+_READ = 5  # shots whose responses are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,30 +43,38 @@ class Mixture:
     labels: The same.
     readings: The same.
     pages: The same.
+    knowledge: The same; worlds that have none give the other kinds.
+    pairs: How many pairs or pages a document of each world has, in the worlds' order: more where
+      texts are short, so that all documents are about as long.
     rationality: An author writes a response with probability proportional to exp(rationality x
       reward): at 2.2 a taste of weight 1 of two values is met in 90 %, of weight 2 in 99 %.
 
   Raises:
-    ValueError: If a weight is negative, all are 0, or the rationality is negative.
+    ValueError: If a weight is negative, all but that of knowledge are 0, the rationality is
+      negative, or there are too few pairs for a reading.
   """
 
   answers: float
   labels: float
   readings: float
   pages: float
+  knowledge: float
+  pairs: tuple[int, ...]
   rationality: float
 
   def __post_init__(self) -> None:
-    if min(self.weights) < 0 or not sum(self.weights) or self.rationality < 0:
+    if min(self.weights) < 0 or not sum(self.weights[:-1]) or self.rationality < 0:
       raise ValueError(
         f"found the weights {self.weights} and rationality={self.rationality}, expected weights of "
-        "0 or more, not all 0, and a rationality of 0 or more"
+        "0 or more, not all 0 but for that of knowledge, and a rationality of 0 or more"
       )
+    if min(self.pairs, default=0) < _READ:
+      raise ValueError(f"found pairs={self.pairs}, expected {_READ} or more for each world")
 
   @property
   def weights(self) -> tuple[float, ...]:
-    """The weights of the four kinds."""
-    return self.answers, self.labels, self.readings, self.pages
+    """The weights of the five kinds."""
+    return self.answers, self.labels, self.readings, self.pages, self.knowledge
 
 
 def reading_question(number: int, side: int) -> str:
@@ -99,38 +109,49 @@ class PretrainingEpisodes:
   Attributes:
     worlds: whose training users and topics are drawn, each world as often.
     mixture: what the documents are.
-    shots: the most shots or pages of one.
-    queries: the questions answered, at least 6.
+    queries: the most questions of one.
     seed: with the index, all that a document depends on.
   """
 
   worlds: tuple[World[Any], ...]
   mixture: Mixture
-  shots: int
   queries: int
   seed: int
 
   def __post_init__(self) -> None:
-    if not self.worlds or self.shots < _MAX_READ or self.queries < 2 * _MAX_READ:
+    if not self.worlds or len(self.worlds) != len(self.mixture.pairs):
       raise ValueError(
-        f"found {len(self.worlds)} worlds, shots={self.shots} and queries={self.queries}, expected "
-        f"a world, {_MAX_READ} shots and {2 * _MAX_READ} queries or more"
+        f"found {len(self.worlds)} worlds and pairs={self.mixture.pairs}, expected a number of "
+        "pairs for each of one world or more"
       )
+    least = max(2 * _READ, *map(_answers, self.mixture.pairs))
+    if self.queries < least:
+      raise ValueError(f"found queries={self.queries}, expected {least} or more")
 
   def __call__(self, index: int) -> Episode:
     """Document `index`."""
     rng = np.random.default_rng([self.seed, index])
-    world = self.worlds[rng.integers(len(self.worlds))]
+    which = int(rng.integers(len(self.worlds)))
+    world, pairs = self.worlds[which], self.mixture.pairs[which]
     writer = _Writer(world, rng, self.mixture.rationality)
     weights = np.asarray(self.mixture.weights)
+    if not world.knowledge():
+      weights = weights[:-1]
     kind = int(rng.choice(len(weights), p=weights / weights.sum()))
     if kind == 0:
-      return writer.answers(self.queries)
+      return writer.answers(_answers(pairs))
     if kind == 1:
-      return writer.labels(self.shots)
+      return writer.labels(pairs)
     if kind == 2:
-      return writer.readings(1 + int(rng.integers(_MAX_READ)))
-    return writer.pages(2 + int(rng.integers(self.shots - 1)))
+      return writer.readings(_READ)
+    if kind == 3:
+      return writer.pages(pairs)
+    return writer.knowledge(self.queries)
+
+
+def _answers(pairs: int) -> int:
+  """Questions that are as long, answered with and without a description, as so many pairs."""
+  return 3 * pairs // 4
 
 
 class _Writer:
@@ -169,6 +190,17 @@ class _Writer:
     """Responses by the user, who is described after each."""
     pages = [Page(p, self._write(p, self._liked(p))) for p in self._prompts(count)]
     return self._episode(shots=pages, description=self.world.describe(self.user))
+
+  def knowledge(self, count: int) -> Episode:
+    """Questions of general knowledge, each with its answer and with another question's."""
+    known = self.world.knowledge()
+    asked = self.rng.choice(len(known), count, replace=False).tolist()
+    queries = []
+    for question, answer in map(known.__getitem__, asked):
+      others = [other for _, other in map(known.__getitem__, asked) if other != answer]
+      other = others[self.rng.integers(len(others))] if others else f"not {answer}"
+      queries.append(Preference(question, answer, other))
+    return self._episode(queries=queries)
 
   def _episode(
     self,

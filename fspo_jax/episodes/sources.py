@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import re
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,10 +93,16 @@ class PretrainingSource:
   evaluation_splits: tuple[str, ...] = ()
 
   def corpus(self, seed: int, lines: int) -> Iterator[str]:
-    """Texts of all the worlds, equally many of each."""
+    """Texts of all the worlds, equally many of each; topics are lines of their own.
+
+    So no piece of the vocabulary holds a part of a topic and of what is said of it, and the same
+    words are the same pieces, whatever the topic, seen or not.
+    """
     share = lines // len(self.worlds)
     for i, world in enumerate(self.worlds):
-      yield from world.corpus(np.random.default_rng([seed, i]), share)
+      topics = re.compile("(" + "|".join(map(re.escape, world.topics("train"))) + ")")
+      for text in world.corpus(np.random.default_rng([seed, i]), share):
+        yield from (part.strip() for part in topics.split(text) if part.strip())
 
   def training(
     self,
@@ -108,12 +115,16 @@ class PretrainingSource:
   ) -> EpisodeFn:
     """Fresh documents; a curriculum, or flipped labels, are refused with a ValueError."""
     del total
+    if shots != max(self.mixture.pairs):
+      raise ValueError(
+        f"shots={shots}: found pretraining.pairs={self.mixture.pairs}, expected the most of them"
+      )
     if curriculum is not None or flip_shots:
       raise ValueError(
         f"curriculum.use={curriculum is not None} and flip_shots={flip_shots}: labels to pretrain "
         "on are random, and no document is easier; set them to False and 0"
       )
-    return PretrainingEpisodes(self.worlds, self.mixture, shots, queries, seed)
+    return PretrainingEpisodes(self.worlds, self.mixture, queries, seed)
 
   def evaluation(self, split: str, shots: int, queries: int, seed: int) -> EpisodeFn:
     """Raises ValueError: there are no evaluation users."""

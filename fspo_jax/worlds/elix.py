@@ -326,6 +326,14 @@ class ElixWorld(KindsWorld[Learner]):
     """The prompt's subject and the level: "physics: expert"."""
     return f"{SUBJECTS[elix_text.topic(prompt)[1]]}: {LEVELS[kind]}"
 
+  def knowledge(self) -> tuple[tuple[str, str], ...]:
+    """Which subject every concept belongs to."""
+    return tuple(
+      (f"Which subject does {concept} belong to?", subject)
+      for subject, concepts in CONCEPTS.items()
+      for concept in concepts
+    )
+
   def tastes(self, users: Sequence[Learner]) -> Float[np.ndarray, "users subjects"]:
     """The level of each user in each subject; nan where it is unknown."""
     return np.array([user.levels for user in users], np.float64).reshape(-1, len(SUBJECTS))

@@ -100,6 +100,10 @@ class KindsWorld(abc.ABC, Generic[UserT]):
     """What a kind is like, in the words of descriptions."""
 
   @abc.abstractmethod
+  def knowledge(self) -> Sequence[tuple[str, str]]:
+    """Questions and answers of general knowledge."""
+
+  @abc.abstractmethod
   def tastes(self, users: Sequence[UserT]) -> Float[np.ndarray, "users tastes"]:
     """The users as vectors."""
 

@@ -267,6 +267,10 @@ class ReviewsWorld:
     """The same as `view`."""
     return self.view(prompt, kind)
 
+  def knowledge(self) -> tuple[tuple[str, str], ...]:
+    """None: whether a movie is any good is a matter of taste."""
+    return ()
+
   def tastes(self, users: Sequence[Tastes]) -> Float[np.ndarray, "users tastes"]:
     """The weight of each of the 13 values of all attributes."""
     vectors = np.zeros((len(users), sum(_SIZES)))

@@ -281,8 +281,15 @@ class RoleplayWorld(KindsWorld[Persona]):
 
   def reading(self, prompt: str, kind: int) -> str:
     """Who likes each of the view's features: "outgoing, lavish, traditional, organised"."""
-    features = roleplay_text.offer(prompt).views[kind].features
-    return ", ".join(TRAITS[d][value > 0] for d, value in enumerate(features) if value)
+    return _likers(roleplay_text.offer(prompt).views[kind])
+
+  def knowledge(self) -> tuple[tuple[str, str], ...]:
+    """Who likes every way to go about a goal, by any of its wordings."""
+    return tuple(
+      (f"Who likes to {way}?", _likers(view))
+      for view in roleplay_text.VIEWS
+      for way in view.wordings
+    )
 
   def tastes(self, users: Sequence[Persona]) -> Float[np.ndarray, "users tastes"]:
     """The weights."""
@@ -316,6 +323,11 @@ class RoleplayWorld(KindsWorld[Persona]):
 
   def _of_all_views(self, user: Persona) -> Float[np.ndarray, " views"]:
     return np.asarray([np.dot(user.weights, view.features) for view in roleplay_text.VIEWS])
+
+
+def _likers(view: roleplay_text.View) -> str:
+  """The traits that a view's features please."""
+  return ", ".join(TRAITS[d][value > 0] for d, value in enumerate(view.features) if value)
 
 
 def _draw(seed: list[int], total: int, count: int) -> set[int]:

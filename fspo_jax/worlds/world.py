@@ -106,6 +106,12 @@ class World(Protocol[UserT]):
   def reading(self, prompt: str, kind: int) -> str:
     """What a kind is like, in the words of descriptions: to its user none is better."""
 
+  def knowledge(self) -> Sequence[tuple[str, str]]:
+    """Questions and answers of general knowledge, on topics of both splits; none of any user.
+
+    What anybody knows of the domain before they meet its users, as what radioactivity belongs to.
+    """
+
   def tastes(self, users: Sequence[UserT]) -> Float[np.ndarray, "users tastes"]:
     """The users as vectors, for `kind_rewards`."""
 

@@ -3,6 +3,7 @@
 """Tests of the documents that a base is pretrained on."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -16,40 +17,70 @@ from fspo_jax.worlds.reviews import ReviewsWorld
 from fspo_jax.worlds.roleplay import RoleplayWorld
 
 WORLDS = ReviewsWorld(), ElixWorld(), RoleplayWorld()
-MIXTURE = Mixture(answers=0.36, labels=0.22, readings=0.17, pages=0.25, rationality=2.2)
-KINDS = ("answers", "labels", "readings", "pages")
+PAIRS = 15, 8, 9
+QUERIES = 20
+MIXTURE = Mixture(
+  answers=0.36,
+  labels=0.22,
+  readings=0.17,
+  pages=0.25,
+  knowledge=0.1,
+  pairs=PAIRS,
+  rationality=2.2,
+)
+KINDS = ("answers", "labels", "readings", "pages", "knowledge")
 
 
 def _only(kind, worlds=WORLDS, rationality=2.2):
-  mixture = Mixture(**{k: float(k == kind) for k in KINDS}, rationality=rationality)
-  return PretrainingEpisodes(worlds, mixture, shots=8, queries=8, seed=3)
+  # A weight of next to nothing: knowledge alone is refused, since some worlds have none.
+  weights = {k: 1.0 if k == kind else 1e-12 for k in KINDS}
+  mixture = Mixture(**weights, pairs=_pairs(worlds), rationality=rationality)
+  return PretrainingEpisodes(worlds, mixture, QUERIES, seed=3)
+
+
+def _pairs(worlds):
+  return tuple(PAIRS[WORLDS.index(world)] for world in worlds)
+
+
+def _of(world, seed=0):
+  mixture = dataclasses.replace(MIXTURE, pairs=_pairs((world,)))
+  return PretrainingEpisodes((world,), mixture, QUERIES, seed)
 
 
 def _kind_of(episode):
   if not episode.shots:
-    return "answers"
+    return "knowledge" if episode.description is None else "answers"
   if isinstance(episode.shots[0], Page):
     return "pages"
   return "readings" if episode.queries else "labels"
 
 
 def test_documents_are_a_function_of_seed_and_index_in_the_mixtures_proportions():
-  episodes = PretrainingEpisodes(WORLDS, MIXTURE, shots=8, queries=8, seed=0)
+  episodes = PretrainingEpisodes(WORLDS, MIXTURE, QUERIES, seed=0)
   found = [episodes(i) for i in range(1200)]
-  assert found[7] == episodes(7) != PretrainingEpisodes(WORLDS, MIXTURE, 8, 8, seed=1)(7)
+  assert found[7] == episodes(7) != PretrainingEpisodes(WORLDS, MIXTURE, QUERIES, seed=1)(7)
   counts = collections.Counter(map(_kind_of, found))
+  # Two worlds of three have knowledge; the third shares its part out among the other kinds.
+  share = MIXTURE.knowledge / sum(MIXTURE.weights)
   for kind, weight in zip(KINDS, MIXTURE.weights, strict=True):
-    assert counts[kind] / 1200 == pytest.approx(weight, abs=0.05)
-  assert {len(e.shots) for e in found if _kind_of(e) == "pages"} == set(range(2, 9))
-  assert {len(e.shots) for e in found if _kind_of(e) == "readings"} == {1, 2, 3}
+    known = 2 / 3 * weight / sum(MIXTURE.weights)
+    other = 0 if kind == "knowledge" else known / 2 / (1 - share)
+    assert counts[kind] / 1200 == pytest.approx(known + other, abs=0.05)
+  for kind in ("labels", "pages"):
+    assert {len(e.shots) for e in found if _kind_of(e) == kind} == set(PAIRS)
+  assert {len(e.shots) for e in found if _kind_of(e) == "readings"} == {5}
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_nothing_is_about_evaluation_users_or_unseen_topics(world):
-  episodes = PretrainingEpisodes((world,), MIXTURE, shots=8, queries=8, seed=0)
   people = {world.user_id(user) for user in world.users("train")}
-  for episode in map(episodes, range(150)):
+  for episode in map(_of(world), range(150)):
     assert episode.user_id in people
+    if _kind_of(episode) == "knowledge":
+      known = dict(world.knowledge())
+      for query in episode.queries:
+        assert known[query.prompt] == query.chosen != query.rejected
+      continue
     prompts = [item.prompt for item in (*episode.shots, *episode.queries)]
     for prompt in prompts:
       assert not any(topic in prompt for topic in world.topics("unseen")) or any(
@@ -115,17 +146,17 @@ def test_a_document_grows_the_branches_that_it_has():
   kind = templates.Kind
 
   def scored(name):
-    episode = _only(name)(0)
-    built = templates.build(episode, formatter, layout(8))
+    episode = _only(name, WORLDS[1:])(0)
+    built = templates.build(episode, formatter, layout(15))
     return episode, collections.Counter((s.kind, s.shots) for s in built.segments)
 
   episode, found = scored("answers")
-  assert found == {
-    (kind.CHOSEN, 0): 16,
-    (kind.DESCRIPTION, 0): 1,
-  }  # Without description, and under.
+  # Without description, and under.
+  assert found == {(kind.CHOSEN, 0): 2 * len(episode.queries), (kind.DESCRIPTION, 0): 1}
+  episode, found = scored("knowledge")
+  assert found == {(kind.CHOSEN, 0): QUERIES}
   episode, found = scored("labels")
-  assert found == {(kind.CHOSEN, k): 1 for k in range(8)}
+  assert found == {(kind.CHOSEN, k): 1 for k in range(len(episode.shots))}
   episode, found = scored("readings")
   count = len(episode.shots)
   expected = collections.Counter({(kind.CHOSEN, k): 1 for k in range(count)})
@@ -157,14 +188,18 @@ def test_a_page_is_a_question_and_a_response_and_the_rest_follows():
 
 
 def test_impossible_mixtures_are_refused():
-  with pytest.raises(ValueError, match="not all 0"):
-    Mixture(0.0, 0.0, 0.0, 0.0, 1.0)
+  with pytest.raises(ValueError, match="not all 0 but for that of knowledge"):
+    Mixture(0.0, 0.0, 0.0, 0.0, 1.0, PAIRS, 1.0)
   with pytest.raises(ValueError, match="rationality=-1"):
-    Mixture(1.0, 0.0, 0.0, 0.0, -1.0)
+    Mixture(1.0, 0.0, 0.0, 0.0, 0.0, PAIRS, -1.0)
+  with pytest.raises(ValueError, match=r"pairs=\(4,\), expected 5"):
+    Mixture(1.0, 0.0, 0.0, 0.0, 0.0, (4,), 1.0)
   with pytest.raises(ValueError, match="found 0 worlds"):
-    PretrainingEpisodes((), MIXTURE, 8, 8, 0)
-  with pytest.raises(ValueError, match="queries=5"):
-    PretrainingEpisodes(WORLDS, MIXTURE, 8, 5, 0)
+    PretrainingEpisodes((), MIXTURE, QUERIES, 0)
+  with pytest.raises(ValueError, match="found 2 worlds"):
+    PretrainingEpisodes(WORLDS[:2], MIXTURE, QUERIES, 0)
+  with pytest.raises(ValueError, match="queries=10, expected 11"):
+    PretrainingEpisodes(WORLDS, MIXTURE, 10, 0)
 
 
 def test_documents_fit_rows_of_the_layouts_packing():
@@ -173,11 +208,11 @@ def test_documents_fit_rows_of_the_layouts_packing():
     vocab_size=600,
     model_type="bpe",
   )
-  branches = layout(8)
+  branches = layout(15)
   packing = batching.Packing.of(
-    branches, shots=8, queries=8, episodes=1, tokens=4096, scored_tokens=3072
+    branches, shots=15, queries=QUERIES, episodes=1, tokens=4096, scored_tokens=3072
   )
-  episodes = PretrainingEpisodes(WORLDS, MIXTURE, 8, 8, 0)
+  episodes = PretrainingEpisodes(WORLDS, MIXTURE, QUERIES, 0)
   rows = batching.Rows(episodes, templates.Formatter(pieces), branches, packing)
   for i in range(20):
     assert rows(i).dropped_shots == 0

@@ -114,6 +114,12 @@ class TinyWorld(KindsWorld):
     manner = MANNERS.index(spoken[0]) if len(spoken) == 1 else None
     return offers.index(manner) if manner in offers else None
 
+  def reading(self, prompt, kind):
+    return self.view(prompt, kind)
+
+  def knowledge(self):
+    return ()
+
   def tastes(self, users):
     # A manner of which nothing is known is between two verbs: it ties with its like alone.
     return np.array([[0.0 if v is None else 2.5 - v for v in user] for user in users])

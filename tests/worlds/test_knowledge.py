@@ -1,0 +1,39 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of what anybody knows of a domain: it is true, whole, and says nothing of any user."""
+
+import pytest
+
+from fspo_jax.worlds.elix import ElixWorld
+from fspo_jax.worlds.reviews import ReviewsWorld
+from fspo_jax.worlds.roleplay import RoleplayWorld
+
+WORLDS = ReviewsWorld(), ElixWorld(), RoleplayWorld()
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_each_question_has_one_answer(world):
+  questions = [question for question, _ in world.knowledge()]
+  assert len(set(questions)) == len(questions)
+  for topic in (*world.topics("train"), *world.topics("unseen")):
+    # No question of knowledge is a prompt: it could stand among a user's shots.
+    assert world.write_question(lambda n: 0, topic) not in questions
+
+
+def test_the_subject_of_every_concept_is_known_seen_or_not():
+  world = ElixWorld()
+  known = dict(world.knowledge())
+  topics = [*world.topics("train"), *world.topics("unseen")]
+  assert len(known) == len(topics)
+  for topic in topics:
+    prompt = world.write_question(lambda n: 0, topic)
+    assert world.reading(prompt, 0).startswith(known[f"Which subject does {topic} belong to?"])
+
+
+def test_who_likes_a_view_is_known_by_any_wording():
+  world = RoleplayWorld()
+  known = dict(world.knowledge())
+  for topic in world.topics("unseen"):
+    prompt = world.write_question(lambda n: 0, topic)
+    for kind in range(world.kinds(prompt)):
+      assert known[f"Who likes to {world.view(prompt, kind)}?"] == world.reading(prompt, kind)
