@@ -21,7 +21,10 @@ setuptools.setup(
   author="The fspo_jax Authors",
   license="Apache-2.0",
   packages=setuptools.find_packages(include=["fspo_jax*"]),
-  package_data={"fspo_jax.datasets": ["*/README.md", "*/CITATIONS.bib", "*/TAGS.txt"]},
+  package_data={
+    "fspo_jax.datasets": ["*/README.md", "*/CITATIONS.bib", "*/TAGS.txt"],
+    "fspo_jax.worlds": ["base/*"],
+  },
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.3.0",
@@ -37,6 +40,7 @@ setuptools.setup(
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.36",
     "rich>=14.0.0",
+    "safetensors>=0.5.0",
     "scikit-learn>=1.6.0",
     "scipy>=1.15.0",
     "sentencepiece>=0.2.1",

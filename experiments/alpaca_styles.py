@@ -10,6 +10,9 @@ python -m fspo_jax.main --config=experiments/alpaca_styles.py --workdir=runs/alp
   --config.data.path=DIR
 """
 
+from collections.abc import Callable
+import itertools
+
 import ml_collections
 
 from fspo_jax import presets
@@ -30,3 +33,20 @@ def get_config() -> ml_collections.ConfigDict:
   c.preference.scored_tokens = 1408
   c.evaluation.episodes = 400
   return c
+
+
+def sweep(add: Callable[..., None], arg: str | None) -> None:
+  """The weight of the chosen responses' likelihood, three seeds of each."""
+  del arg
+  for weight, seed in itertools.product((0.0, 0.1, 0.3), range(3)):
+    add(**{"preference.loss.chosen_weight": weight, "seed": seed})
+
+
+def metrics(arg: str | None) -> dict[str, str]:
+  """What a sweep tabulates: accuracy without and with shots."""
+  del arg
+  return {
+    "accuracy, no shots": "preference_accuracy.fspo.unseen.0",
+    "accuracy, 4 shots": "preference_accuracy.fspo.unseen.4",
+    "prompted, 4 shots": "preference_accuracy.fewshot_prompted.unseen.4",
+  }

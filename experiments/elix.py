@@ -8,6 +8,9 @@ held out as well as users. From scratch, in less than twenty minutes on two core
 python -m fspo_jax.main --config=experiments/elix.py:hard --workdir=runs/elix
 """
 
+from collections.abc import Callable
+import itertools
+
 import ml_collections
 
 from fspo_jax import presets
@@ -24,3 +27,26 @@ def get_config(variant: str = "hard") -> ml_collections.ConfigDict:
   c.sft.steps = 400
   c.preference.steps = 1000
   return c
+
+
+def sweep(add: Callable[..., None], arg: str | None) -> None:
+  """Learning rate, three seeds of each, for either variant."""
+  del arg
+  for rate, seed in itertools.product((1e-3, 2e-3), range(3)):
+    add(
+      **{
+        "preference.optimizer.learning_rate": rate,
+        "preference.optimizer.adam_learning_rate": rate / 2,
+        "seed": seed,
+      }
+    )
+
+
+def metrics(arg: str | None) -> dict[str, str]:
+  """What a sweep tabulates: accuracy after 8 shots, and win rates."""
+  del arg
+  return {
+    "accuracy, 8 shots": "preference_accuracy.fspo.unseen.8",
+    "win rate": "win_rate.fspo.unseen.mean",
+    "win rate, RAT": "win_rate.fspo_rat.unseen.mean",
+  }

@@ -9,6 +9,9 @@ python -m fspo_jax.main --config=experiments/jsonl.py --workdir=runs/mine \
   --config.data.path=users.jsonl
 """
 
+from collections.abc import Callable
+import itertools
+
 import ml_collections
 
 from fspo_jax import presets
@@ -26,3 +29,26 @@ def get_config() -> ml_collections.ConfigDict:
   c.preference.scored_tokens = 1536
   c.evaluation.episodes = 400
   return c
+
+
+def sweep(add: Callable[..., None], arg: str | None) -> None:
+  """Learning rate, three seeds of each."""
+  del arg
+  for rate, seed in itertools.product((5e-4, 1e-3, 2e-3), range(3)):
+    add(
+      **{
+        "preference.optimizer.learning_rate": rate,
+        "preference.optimizer.adam_learning_rate": rate / 2,
+        "seed": seed,
+      }
+    )
+
+
+def metrics(arg: str | None) -> dict[str, str]:
+  """What a sweep tabulates: accuracy without and with shots."""
+  del arg
+  return {
+    "accuracy, no shots": "preference_accuracy.fspo.unseen.0",
+    "accuracy, 4 shots": "preference_accuracy.fspo.unseen.4",
+    "prompted, 4 shots": "preference_accuracy.fewshot_prompted.unseen.4",
+  }

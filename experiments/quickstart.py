@@ -5,6 +5,9 @@
 python -m fspo_jax.main --config=experiments/quickstart.py --workdir=runs/quickstart
 """
 
+from collections.abc import Callable
+import itertools
+
 import ml_collections
 
 from fspo_jax import config
@@ -33,3 +36,28 @@ def get_config() -> ml_collections.ConfigDict:
   c.preference.curriculum.start = 0.08
   c.preference.curriculum.end = 0.4
   return c
+
+
+def sweep(add: Callable[..., None], arg: str | None) -> None:
+  """Learning rate by beta, three seeds of each: 27 runs of ten minutes."""
+  del arg
+  for rate, beta, seed in itertools.product((1e-3, 2e-3, 4e-3), (0.25, 0.5, 1.0), range(3)):
+    add(
+      **{
+        "preference.optimizer.learning_rate": rate,
+        "preference.optimizer.adam_learning_rate": rate / 2,
+        "preference.loss.beta": beta,
+        "seed": seed,
+      }
+    )
+
+
+def metrics(arg: str | None) -> dict[str, str]:
+  """What a sweep tabulates: accuracy after 8 shots, and win rates."""
+  del arg
+  return {
+    "accuracy, 8 shots": "preference_accuracy.fspo.unseen.8",
+    "the same, held-out combinations": "preference_accuracy.fspo.heldout_combinations.8",
+    "win rate": "win_rate.fspo.unseen.mean",
+    "win rate, RAT": "win_rate.fspo_rat.unseen.mean",
+  }

@@ -9,6 +9,9 @@ twenty minutes on two cores:
 python -m fspo_jax.main --config=experiments/roleplay.py --workdir=runs/roleplay
 """
 
+from collections.abc import Callable
+import itertools
+
 import ml_collections
 
 from fspo_jax import presets
@@ -28,3 +31,21 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluation.rat_episodes = 60
   c.evaluation.win_rate_users = 60
   return c
+
+
+def sweep(add: Callable[..., None], arg: str | None) -> None:
+  """Beta, three seeds of each."""
+  del arg
+  for beta, seed in itertools.product((0.25, 0.5, 1.0), range(3)):
+    add(**{"preference.loss.beta": beta, "seed": seed})
+
+
+def metrics(arg: str | None) -> dict[str, str]:
+  """What a sweep tabulates: accuracy after 8 shots on new and known topics, and win rates."""
+  del arg
+  return {
+    "accuracy, 8 shots": "preference_accuracy.fspo.unseen.8",
+    "the same, known prompts": "preference_accuracy.fspo.unseen_known_prompts.8",
+    "win rate": "win_rate.fspo.unseen.mean",
+    "win rate, RAT": "win_rate.fspo_rat.unseen.mean",
+  }

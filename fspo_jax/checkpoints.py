@@ -46,21 +46,22 @@ class Checkpoints:
     """The last finished checkpoint's step; a save cut short does not count."""
     return self._manager.latest_step()
 
-  def save(self, step: int, params: Any, opt_state: Any, config: dict, tokenizer: bytes) -> None:
-    """Saves in the background; the arrays may be donated as soon as this returns."""
+  def save(
+    self, step: int, params: Any, opt_state: Any | None, config: dict, tokenizer: bytes
+  ) -> None:
+    """Saves in the background; the arrays may be donated as soon as this returns.
+
+    Without an optimizer's state (None) it is a model to start from, not a training to go on with.
+    """
     metadata = {
       "step": step,
       "config": config,
       "tokenizer": base64.b64encode(tokenizer).decode("ascii"),
     }
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(params),
-        opt_state=ocp.args.StandardSave(opt_state),
-        metadata=ocp.args.JsonSave(metadata),
-      ),
-    )
+    items = {"params": ocp.args.StandardSave(params), "metadata": ocp.args.JsonSave(metadata)}
+    if opt_state is not None:
+      items["opt_state"] = ocp.args.StandardSave(opt_state)
+    self._manager.save(step, args=ocp.args.Composite(**items))
 
   def wait(self) -> None:
     """Waits until what was saved is on disk."""

@@ -25,7 +25,7 @@ from fspo_jax.training.optimizer import OptimizerConfig
 from fspo_jax.training.step import Objective
 
 DATA_NAMES = ("reviews", "synthetic", "user_set", "jsonl", "alpaca_styles", "ukp", "pretraining")
-STAGES = ("synthesis", "tokenizer", "sft", "preference", "evaluate")
+STAGES = ("synthesis", "base", "tokenizer", "sft", "preference", "evaluate")
 TEMPLATES = {"markers": MARKERS, "headings": HEADINGS}
 
 
@@ -33,7 +33,11 @@ def default() -> ml_collections.ConfigDict:
   """Every key of a recipe with its default."""
   c = ml_collections.ConfigDict()
   c.seed = 0  # of everything: parameters, episodes, splits, samples
-  c.stages = STAGES[1:]  # what is run: all of STAGES from one of them to another, in order
+  # What is run, in the order of STAGES. A model comes from the stage 'base', or is made by
+  # 'tokenizer' and 'sft'; what 'sft' trains, else the base, is the reference of 'preference'.
+  c.stages = ("tokenizer", "sft", "preference", "evaluate")
+  c.base = ""  # of the stage 'base': 'published', 'scratch' (pretrained first, hours), or a folder
+  c.world_seed = 0  # of worlds: which users and topics are unseen; a base was kept from the same
 
   c.data = ml_collections.ConfigDict()
   c.data.name = "reviews"  # one of DATA_NAMES
@@ -56,21 +60,21 @@ def default() -> ml_collections.ConfigDict:
   c.world.label_noise = 0.05  # fraction of shots whose label is flipped
   c.world.min_differences = 2  # attributes in which the two responses of a pair differ
   c.world.unseen_users = 500  # users kept for evaluation
-  c.world.phrasings = 8  # wordings of each attribute's value, of 8
-  c.world.fillers = 282  # sentences that make a response long, of 282
+  c.world.phrasings = 4  # wordings of each attribute's value, of 8
+  c.world.fillers = 24  # sentences that make a response long, of 282
 
   c.elix_variant = "hard"  # expertise by subject; or 'easy': one of five levels
 
   c.synthesis = _synthesis()
 
   c.pretraining = ml_collections.ConfigDict()  # weights of the documents; only ratios count
-  c.pretraining.answers = 0.34  # answers to questions, without and with a description of who asks
-  c.pretraining.labels = 0.2  # the few-shot format, with random labels
-  c.pretraining.readings = 0.18  # what the responses of such shots are like
+  c.pretraining.answers = 0.4  # answers to questions, under a description of who asks
+  c.pretraining.labels = 0.14  # the few-shot format, with random labels
+  c.pretraining.readings = 0.2  # what the responses of such shots are like
   c.pretraining.pages = 0.2  # responses by one author, who is then described
-  c.pretraining.knowledge = 0.08  # what anybody knows of a domain
-  c.pretraining.pairs = (15, 8, 9)  # pairs of a document of reviews, elix and roleplay
-  c.pretraining.rationality = 2.2  # authors write a response with odds exp(this x reward)
+  c.pretraining.knowledge = 0.06  # what anybody knows of a domain
+  c.pretraining.pairs = (13, 8, 9)  # pairs of a document of reviews, elix and roleplay
+  c.pretraining.rationality = 4.0  # authors write a response with odds exp(this x reward)
 
   c.tokenizer = ml_collections.ConfigDict()
   c.tokenizer.vocab_size = 1216  # pieces, of which 256 are bytes and 8 special
@@ -124,7 +128,21 @@ def default() -> ml_collections.ConfigDict:
   c.preference.curriculum.start = 0.1
   c.preference.curriculum.end = 0.5
 
+  c.user_finetuning = ml_collections.ConfigDict()  # of the method 'user_lora'
+  c.user_finetuning.steps = 20  # of Adam, each on all of the user's shots
+  c.user_finetuning.learning_rate = 5e-3
+  c.user_finetuning.objective = "dpo"  # against the base, or 'sft' on the chosen responses
+  c.user_finetuning.beta = 0.5  # of DPO; 0 for SFT
+  c.user_finetuning.lora_rank = 8  # of the adapters; 0 to train all parameters
+  c.user_finetuning.lora_alpha = 16.0  # updates are scaled by alpha / rank
+  c.user_finetuning.lora_projections = ("q", "k", "v", "o", "gate", "up", "down")
+  c.user_finetuning.ks = (0, 1, 2, 4, 8)  # numbers of shots that margins are measured after
+  c.user_finetuning.episodes = 200  # that margins are measured on
+  c.user_finetuning.users_at_once = 8  # trained together; changes the speed alone
+
   c.evaluation = ml_collections.ConfigDict()
+  # The rows of the report: some of `evaluation/methods.py`, the base first.
+  c.evaluation.methods = ("base", "fewshot_prompted", "fspo", "fspo_rat", "fspo_gold")
   c.evaluation.shots = 8  # accuracy is measured after 0 .. shots shots
   c.evaluation.episodes = 1000  # per split, for preference accuracy by k
   c.evaluation.known_prompts = False  # a split of unseen users on prompts trained on; sets only
@@ -221,10 +239,13 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.layout.description_shots = ()  # numbers of shots after which the description is
   c.layout.description_queries = ()  # after which of these the queries hang under it too
   c.loss = ml_collections.ConfigDict()
-  c.loss.name = "ipo"  # or 'dpo'
+  c.loss.name = "ipo"  # or 'dpo', 'kto', 'simpo'
   c.loss.beta = 0.1  # IPO: the target margin is 1 / (2 beta) nats
   c.loss.label_smoothing = 0.0  # DPO only
-  c.loss.length_normalize = False  # False: summed log-probs, as in the paper's code
+  c.loss.gamma = 0.0  # SimPO only: target of beta x difference in log-prob per token
+  c.loss.desirable_weight = 1.0  # KTO only: lambda_D, of chosen responses
+  c.loss.undesirable_weight = 1.0  # KTO only: lambda_U, of rejected responses
+  c.loss.length_normalize = False  # False: summed log-probs, as in the paper's code; SimPO: True
   c.loss.preference_weight = 0.04  # 4 beta^2 makes IPO's loss 1 at the start
   c.loss.chosen_weight = 1.0  # of the chosen responses' NLL per token
   c.loss.description_weight = 1.0  # of the descriptions' NLL per token

@@ -64,11 +64,11 @@ class Data:
 def make_world(c: ml_collections.ConfigDict, name: str) -> World[Any]:
   """The world of a domain, as the config has it; ValueError if there is none of that name."""
   if name == "reviews":
-    return ReviewsWorld(seed=c.seed, **c.world)
+    return ReviewsWorld(seed=c.world_seed, **c.world)
   if name == "elix":
-    return ElixWorld(seed=c.seed, variant=c.elix_variant)
+    return ElixWorld(seed=c.world_seed, variant=c.elix_variant)
   if name == "roleplay":
-    return RoleplayWorld(seed=c.seed)
+    return RoleplayWorld(seed=c.world_seed)
   raise ValueError(f"found {name!r}, expected a world: 'reviews', 'elix' or 'roleplay'")
 
 
@@ -101,7 +101,7 @@ def load(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) -> Data
     splits = _user_set(c, made)
     if c.synthesis.backend != "world":
       return Data(_source(c, splits), None)
-    return Data(_source(c, splits), make_world(c, c.synthesis.domain), picked=_picked(made))
+    return _of_world(c, splits, made, c.synthesis.domain)
   if not data.path:
     raise ValueError(
       f"data.path is empty: say where the data is, --config.data.path=PATH ({data.name})"
@@ -111,7 +111,7 @@ def load(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) -> Data
     splits = _user_set(c, path)
     if not data.world:
       return Data(_source(c, splits), None)
-    return Data(_source(c, splits), _world_of(c, path), picked=_picked(path))
+    return _of_world(c, splits, path, data.world)
   if data.name == "jsonl":
     return Data(_source(c, _jsonl(c)), None)
   if data.name == "alpaca_styles":
@@ -221,25 +221,35 @@ def _facts(c: ml_collections.ConfigDict) -> dict[str, Any]:
     facts["flaws"] = dict(c.synthesis.flaws)
   else:
     facts["base_url"] = c.synthesis.llm.base_url
-  return {"seed": c.seed, "variant": c.elix_variant, "world": dict(c.world)} | facts
+  seeds = {"seed": c.seed, "world_seed": c.world_seed}
+  return seeds | {"variant": c.elix_variant, "world": dict(c.world)} | facts
 
 
-def _source(c: ml_collections.ConfigDict, splits: Splits) -> sources.UserSource:
-  set_aside_small = c.data.small_users == "set_aside"
-  return sources.UserSource(c.data.name, splits, set_aside_small, c.evaluation.known_prompts)
+def _source(
+  c: ml_collections.ConfigDict, splits: Splits, topics: Sequence[str] = ()
+) -> sources.UserSource:
+  return sources.UserSource(
+    c.data.name,
+    splits,
+    set_aside_small=c.data.small_users == "set_aside",
+    known_prompts=c.evaluation.known_prompts,
+    topics=tuple(topics),
+  )
 
 
-def _world_of(c: ml_collections.ConfigDict, path: pathlib.Path) -> World[Any]:
-  """The world behind a set's users; ValueError if the set was made of another one."""
+def _of_world(c: ml_collections.ConfigDict, splits: Splits, path: pathlib.Path, name: str) -> Data:
+  """A set of a world's users; ValueError if it was made of another world than the config's."""
   made_of = user_sets.facts(path).made_of
-  ours = {"backend": "world", "domain": c.data.world, "seed": c.seed, "variant": c.elix_variant}
+  ours = {"backend": "world", "domain": name}
+  ours |= {"world_seed": c.world_seed, "variant": c.elix_variant}
   for key, found in ours.items():
     if made_of.get(key) != found:
       raise ValueError(
-        f"data.world={c.data.world!r}: {path} was made with {key}={made_of.get(key)!r}, found "
+        f"data.world={name!r}: {path} was made with {key}={made_of.get(key)!r}, found "
         f"{found!r} here, whose unseen topics or users are others"
       )
-  return make_world(c, c.data.world)
+  world = make_world(c, name)
+  return Data(_source(c, splits, world.topics("train")), world, picked=_picked(path))
 
 
 def _picked(path: pathlib.Path) -> float:

@@ -20,7 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from fspo_jax import data, recipe
+from fspo_jax import checks, data, recipe
 from fspo_jax.episodes.batching import RowOverflowError
 from fspo_jax.synthesis import pipeline
 from fspo_jax.synthesis.jobs import parse_shard
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
   _set_up_logging()
   config, factory, plan = _CONFIG.value, None, None
   try:
-    recipe.check(config)
+    checks.check(config)
     shard = None if _SHARD.value is None else parse_shard(_SHARD.value)
     if shard and _BEAM.value:
       raise ValueError("--shard and --beam: found both, expected one way to split the work")

@@ -6,7 +6,57 @@ from __future__ import annotations
 
 import ml_collections
 
-from fspo_jax.config import STAGES, default
+from fspo_jax.config import default
+from fspo_jax.episodes import pretraining
+
+
+def use_base_shape(c: ml_collections.ConfigDict) -> None:
+  """Gives a config the model of the worlds' base, and all of the language that it has read."""
+  c.world.phrasings = 8
+  c.world.fillers = 282
+  c.model.width = 128
+  c.model.layers = 3
+  c.model.heads = 4
+  c.model.kv_heads = 4
+  c.model.mlp = 384
+
+
+def worlds_base(seed: int = 0, world_seed: int = 0) -> ml_collections.ConfigDict:
+  """The config that pretrains the base of the embedded worlds.
+
+  Args:
+    seed: of the parameters and the documents.
+    world_seed: of the worlds: which users and topics stay unseen.
+  """
+  c = default()
+  c.seed, c.world_seed = seed, world_seed
+  c.data.name = "pretraining"
+  c.stages = ("tokenizer", "sft")
+  c.tokenizer.vocab_size = 3072
+  c.tokenizer.corpus_lines = 30_000
+  use_base_shape(c)
+  c.vocab_chunk = 3072
+  c.sft.shots = 24
+  c.sft.queries = 24
+  c.sft.curriculum.use = False
+  c.sft.flip_shots = 0.0
+  layout = pretraining.layout(c.sft.shots)
+  c.sft.layout.shot_pairs = layout.shot_pairs
+  c.sft.layout.rejected = layout.rejected
+  c.sft.layout.query_shots = layout.query_shots
+  c.sft.layout.description_shots = layout.description_shots
+  c.sft.layout.description_queries = layout.description_queries
+  c.sft.row_episodes = 1
+  c.sft.row_tokens = 656
+  c.sft.scored_tokens = 544
+  c.sft.rows_per_step = 6
+  c.sft.optimizer.learning_rate = 2.5e-3
+  c.sft.optimizer.adam_learning_rate = 2e-3
+  c.sft.optimizer.decay_fraction = 0.5
+  c.sft.optimizer.warmup_steps = 50
+  c.sft.steps = 4_800
+  c.sft.checkpoint_every = 250
+  return c
 
 
 def texts(shots: int) -> ml_collections.ConfigDict:
@@ -80,7 +130,7 @@ def synthetic_users(domain: str) -> ml_collections.ConfigDict:
     domain: 'reviews', 'elix' or 'roleplay'.
   """
   c = synthetic(domain, "world")
-  c.stages = STAGES
+  c.stages = ("synthesis", "tokenizer", "sft", "preference", "evaluate")
   # For a model from scratch: one writer at a low temperature, whose language is small; many texts,
   # or they are learnt by heart; and pairs of which one response is what the user would pick.
   c.synthesis.set.steering = "views"
@@ -115,6 +165,42 @@ def synthetic_users(domain: str) -> ml_collections.ConfigDict:
   c.evaluation.rat_episodes = 100
   c.evaluation.win_rate_users = 100
   c.evaluation.temperatures = (0.3,)
+  c.evaluation.max_response_tokens = 64
+  c.evaluation.max_description_tokens = 64
+  return c
+
+
+def from_base(world: str) -> ml_collections.ConfigDict:
+  """The config that FSPO-trains the base of the worlds on the users of one of them.
+
+  Args:
+    world: 'reviews', whose episodes are made as they are needed, or 'elix' or 'roleplay', of which
+      a synthetic set is made first.
+  """
+  if world not in ("reviews", "elix", "roleplay"):
+    raise ValueError(f"world={world!r}: expected 'reviews', 'elix' or 'roleplay'")
+  c = default() if world == "reviews" else synthetic_users(world)
+  fresh = world == "reviews"
+  c.stages = (*(() if fresh else ("synthesis",)), "base", "preference", "evaluate")
+  c.base = "published"
+  use_base_shape(c)
+  c.vocab_chunk = 3072
+  c.preference.steps = 900
+  c.preference.queries = 1 if fresh else 6
+  c.preference.row_tokens = 800 if fresh else 1216
+  c.preference.scored_tokens = 480 if fresh else 832
+  c.preference.curriculum.use = False
+  c.preference.layout.query_shots = (8,)
+  c.preference.layout.description_shots = ()
+  c.preference.layout.description_queries = ()
+  # With beta 0.5 DPO asks for about the margins of a calibrated generative model.
+  c.preference.loss.name = "dpo"
+  c.preference.loss.beta = 0.5
+  c.preference.loss.preference_weight = 1.0
+  c.preference.optimizer.learning_rate = 2e-3
+  c.preference.optimizer.adam_learning_rate = 1e-3
+  c.preference.optimizer.warmup_steps = 40
+  c.preference.optimizer.decay_fraction = 0.6
   c.evaluation.max_response_tokens = 64
   c.evaluation.max_description_tokens = 64
   return c

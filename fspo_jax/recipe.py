@@ -1,6 +1,6 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe: tokenizer, SFT, preference, evaluate; each stage once, in order, resumable."""
+"""The recipe: base or tokenizer and SFT, preference, evaluate; each once, in order, resumable."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ import jax
 import ml_collections
 import optax
 
-from fspo_jax import checkpoints, sharding
+from fspo_jax import base as base_lib
+from fspo_jax import checkpoints, checks, presets
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
+from fspo_jax import rows as rows_lib
 from fspo_jax.episodes import batching, sources, tokenizers
 from fspo_jax.episodes.sampling import EpisodeFn
-from fspo_jax.episodes.templates import Formatter, Role
-from fspo_jax.evaluation import evaluate, plots, report
+from fspo_jax.episodes.templates import Formatter
+from fspo_jax.evaluation import contenders, evaluate, plots, report
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.models import transformer
 from fspo_jax.training import loop, metrics, optimizer, step
@@ -74,90 +76,6 @@ def as_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
   return json.loads(c.to_json_best_effort())
 
 
-def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
-  """Refuses what a stage cannot do, and why."""
-  layout, rows = config_lib.layout(stage), config_lib.loop(stage)
-  config_lib.objective(stage)
-  optimizer.make_optimizer(config_lib.optimizer(stage), stage.steps)
-  asked = (*layout.query_shots, *layout.description_shots)
-  if asked and max(asked) > stage.shots:
-    raise ValueError(
-      f"layout scores something after {max(asked)} shots, but an episode has shots={stage.shots}"
-    )
-  if min(asked, default=0) < 0 or stage.shots < 0 or stage.queries < 1:
-    raise ValueError("numbers of shots are 0 or more, and queries 1 or more")
-  shards = sharding.batch_shards(mesh) * rows.accumulate
-  if rows.rows_per_step % shards:
-    raise ValueError(
-      f"rows_per_step={rows.rows_per_step} cannot be split over mesh.data x mesh.fsdp = "
-      f"{sharding.batch_shards(mesh)} devices and accumulate={rows.accumulate} parts"
-    )
-  objective = config_lib.objective(stage)
-  if objective.needs_reference and not (layout.rejected and config_lib.packing(stage).pairs):
-    raise ValueError("loss.preference_weight > 0, but layout scores no pairs")
-  if not layout.max_segments(stage.shots, stage.queries):
-    raise ValueError("layout scores nothing")
-
-
-def settings(c: ml_collections.ConfigDict) -> evaluate.Settings:
-  """How the evaluation is done; ValueError naming the keys of what is impossible."""
-  names = [field.name for field in dataclasses.fields(evaluate.Settings)]
-  return evaluate.Settings(**{name: c.evaluation[name] for name in names})
-
-
-def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
-  """Checks all of a config that can be without its data, and makes the mesh.
-
-  Raises:
-    ValueError: an impossible combination, naming the keys.
-  """
-  stages = tuple(c.stages)
-  first = config_lib.STAGES.index(stages[0]) if stages and stages[0] in config_lib.STAGES else 0
-  if not stages or stages != config_lib.STAGES[first : first + len(stages)]:
-    raise ValueError(f"stages={stages} are not consecutive ones of {config_lib.STAGES}")
-  if (c.data.name == "synthetic") != ("synthesis" in stages):
-    raise ValueError(
-      f"data.name={c.data.name!r} and stages={stages}: the stage 'synthesis' makes the data "
-      "'synthetic', and nothing else does (a set that is there already is a 'user_set')"
-    )
-  if c.data.name == "pretraining" and not {*stages} <= {"tokenizer", "sft"}:
-    raise ValueError(
-      f"data.name='pretraining' and stages={stages}: a base is not evaluated on users, and has no "
-      "preferences; its stages are ('tokenizer', 'sft')"
-    )
-  config_lib.template(c)
-  config_lib.transformer(c, c.tokenizer.vocab_size)
-  if c.model.roles and c.model.roles < len(Role):
-    raise ValueError(f"model.roles={c.model.roles} is neither 0 nor at least {len(Role)}")
-  if c.vocab_chunk < 1 or c.tokenizer.model_type not in ("bpe", "unigram"):
-    raise ValueError(
-      f"vocab_chunk={c.vocab_chunk} must be at least 1, and tokenizer.model_type="
-      f"{c.tokenizer.model_type!r} 'bpe' or 'unigram'"
-    )
-  for key in ("small_users", "bad_lines"):
-    if c.data[key] not in ("refuse", "set_aside"):
-      raise ValueError(f"data.{key}={c.data[key]!r} is not 'refuse' or 'set_aside'")
-  if c.data.below_gate not in ("refuse", "accept"):
-    raise ValueError(f"data.below_gate={c.data.below_gate!r} is not 'refuse' or 'accept'")
-  settings(c)
-  mesh = sharding.make_mesh(**c.mesh)
-  for name in ("sft", "preference"):
-    try:
-      _check_stage(c[name], mesh)
-    except ValueError as error:
-      raise ValueError(f"{name}: {error}") from error
-  if c.sft.loss.preference_weight > 0:
-    raise ValueError(
-      "sft.loss.preference_weight > 0: the SFT stage makes the reference, it has none"
-    )
-  if c.evaluation.rows % sharding.batch_shards(mesh):
-    raise ValueError(
-      f"evaluation.rows={c.evaluation.rows} cannot be split over mesh.data x mesh.fsdp = "
-      f"{sharding.batch_shards(mesh)} devices"
-    )
-  return mesh
-
-
 def make_plan(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) -> Plan:
   """Checks a config, reads its data, and says what will be done.
 
@@ -169,9 +87,9 @@ def make_plan(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) ->
     ValueError: an impossible combination, naming the keys.
     FileNotFoundError: the data is not where the config says.
   """
-  mesh = check(c)
+  mesh = checks.check(c)
   data = data_lib.load(c, made)
-  plan = Plan(c, data, mesh, settings(c), {}, {})
+  plan = Plan(c, data, mesh, checks.settings(c), {}, {})
   for name in ("sft", "preference"):
     if name not in c.stages:
       continue
@@ -190,6 +108,10 @@ def make_plan(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) ->
   return plan
 
 
+def _count(params: Any) -> int:
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
 class Recipe:
   """Runs the stages of a plan in a directory."""
 
@@ -199,6 +121,7 @@ class Recipe:
   def run(self) -> None:
     """Runs every stage of the config that is not finished, but for the synthesis."""
     stages = {
+      "base": self.base,
       "tokenizer": self.tokenizer,
       "sft": self.sft,
       "preference": self.preference,
@@ -226,33 +149,55 @@ class Recipe:
     )
     self.workdir.write("tokenizer.model", trained.model)
 
+  def base(self) -> None:
+    """Gets the pretrained base: the published one, a folder's, or one that is pretrained here."""
+    c, mesh, path = self.config, self.plan.mesh, self.workdir.path
+    if c.base == "scratch":
+      config = presets.worlds_base(c.seed, c.world_seed)
+      made = Recipe(make_plan(config), Workdir(path / "base", as_json(config)))
+      made.run()
+      model, formatter = made._model()
+      base = base_lib.Base(config, made._params("sft", model), formatter.tokenizer)
+    else:
+      base = base_lib.load(base_lib.PUBLISHED if c.base == "published" else c.base, mesh)
+    base_lib.check_fits(base.config, c)
+    _LOG.info("base: %s, %s parameters", c.base, f"{_count(base.params):,}")
+    self.workdir.write("tokenizer.model", base.tokenizer.model)
+    with checkpoints.Checkpoints(path / "checkpoints" / "base") as saved:
+      saved.save(0, base.params, None, as_json(c), base.tokenizer.model)
+
   def sft(self) -> None:
-    """Trains the reference from random parameters."""
+    """Trains the reference from the base, or from random parameters."""
     model, formatter = self._model()
-    initial = step.init_params(model, self.plan.mesh, self.config.seed)
-    count = sum(x.size for x in jax.tree.leaves(initial))
-    _LOG.info("model: %s parameters, %d token ids", f"{count:,}", formatter.tokenizer.vocab_size)
+    if "base" in self.config.stages:
+      initial = self._params("base", model)
+    else:
+      initial = step.init_params(model, self.plan.mesh, self.config.seed)
+    size = formatter.tokenizer.vocab_size
+    _LOG.info("model: %s parameters, %d token ids", f"{_count(initial):,}", size)
     loop.train(self._stage("sft", model, formatter), initial, None)
 
   def preference(self) -> None:
     """Trains the policy from the reference, and against it."""
     model, formatter = self._model()
-    reference = self._params("sft", model)
+    reference = self._params(self._reference, model)
     loop.train(self._stage("preference", model, formatter), reference, reference)
 
   def evaluate(self) -> None:
     """Evaluates on every split; writes the results and the report."""
     model, formatter = self._model()
     plan = self.plan
-    models = evaluate.Models(
+    reference = self._params(self._reference, model)
+    trained = "preference" in self.config.stages
+    models = contenders.Models(
       model,
-      self._params("sft", model),
-      self._params("preference", model),
+      reference,
+      self._params("preference", model) if trained else reference,
       formatter,
       plan.mesh,
       self.config.vocab_chunk,
     )
-    found = {}
+    found, others = {}, rows_lib.others(self.config, models, plan.seed("evaluation"))
     for name, episodes in plan.evaluation.items():
       _LOG.info("evaluating on %s users", name)
       evaluation = evaluate.SplitEvaluation(
@@ -261,11 +206,22 @@ class Recipe:
         models,
         plan.settings,
         seed=plan.seed("evaluation"),
+        others=others,
       )
       found[name] = evaluate.evaluate_split(
         evaluation, truth=plan.data.truth(episodes), baselines=plan.data.baselines
       )
     self._report(found)
+
+  @property
+  def _reference(self) -> str:
+    """The stage whose model the policy starts from, and is compared with."""
+    return "sft" if "sft" in self.config.stages else "base"
+
+  @property
+  def _trained(self) -> list[str]:
+    """The training stages."""
+    return [name for name in ("sft", "preference") if name in self.config.stages]
 
   def _model(self) -> tuple[transformer.Transformer, Formatter]:
     tokenizer = tokenizers.load(self.workdir.path / "tokenizer.model")
@@ -320,12 +276,12 @@ class Recipe:
       "padding_fraction": {
         **{
           name: self._metric(name, "data/padding_fraction", statistics.fmean)
-          for name in ("sft", "preference")
+          for name in self._trained
         },
         **{f"evaluation, {split}": r.facts["padding_fraction"] for split, r in found.items()},
       },
       "dropped_shots": {
-        **{n: self._metric(n, "data/dropped_shots", sum) for n in ("sft", "preference")},
+        **{n: self._metric(n, "data/dropped_shots", sum) for n in self._trained},
         **{f"evaluation, {split}": r.facts["dropped_shots"] for split, r in found.items()},
       },
     }
@@ -348,11 +304,15 @@ class Recipe:
     results_lib.write(self.workdir.path / "results.json", results)
     directory = self.workdir.path / "report"
     directory.mkdir(exist_ok=True)
-    plots.training_curves(
-      metrics.read_jsonl(self.workdir.path / "metrics" / "preference.jsonl"),
-      directory / "training.png",
-      names=("preference/loss", "rewards/accuracies", "rewards/margins", "nll/chosen"),
-    )
+    figures = {}
+    if "preference" in self.config.stages:
+      figures["The preference stage"] = "training.png"
+      names = ["preference/loss", "rewards/accuracies", "rewards/margins", "nll/chosen"]
+      plots.training_curves(
+        metrics.read_jsonl(self.workdir.path / "metrics" / "preference.jsonl"),
+        directory / "training.png",
+        names=names if self.config.preference.loss.preference_weight else names[-1:],
+      )
     report.write_report(
       directory,
       results,
@@ -360,18 +320,26 @@ class Recipe:
       title=f"FSPO on {self.config.data.name}",
       notes=self._notes(),
       data_facts=self.plan.data.source.facts(),
-      figures={"The preference stage": "training.png"},
+      figures=figures,
     )
 
   def _notes(self) -> list[str]:
     """What a reader of the numbers must know about how they were taken."""
     s = self.plan.settings
     notes = []
-    if s.rat_episodes:
+    if self.config.base == "published":
       notes.append(
-        f"Descriptions, written and gold, are scored on the first {s.rat_episodes} of the "
-        f"{s.episodes} episodes of a split, against the frozen reference with the same shots and "
-        "no description."
+        "The base is the published one, pretrained on the text of the three embedded worlds "
+        "(`fspo_jax/worlds/base`): it follows descriptions and knows the format of shots. Neither "
+        "the evaluated users nor, but for what words mean, the unseen topics are in its text."
+      )
+    elif self.config.base:
+      notes.append(f"The base: `{self.config.base}`.")
+    if s.rat_episodes and {"fspo_rat", "fspo_gold"} & {*s.methods}:
+      notes.append(
+        f"Descriptions after shots, written and gold, are scored on the first {s.rat_episodes} of "
+        f"the {s.episodes} episodes of a split, against the frozen reference with the same shots "
+        "and no description."
       )
     if isinstance(self.plan.data.source, sources.WorldSource):
       notes.append(

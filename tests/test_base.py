@@ -2,15 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the base of the embedded worlds: what `experiments/base.py` makes, in small."""
 
+import json
 import runpy
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import safetensors.flax
 
-from fspo_jax import recipe
+from fspo_jax import base as base_lib
+from fspo_jax import config as config_lib
+from fspo_jax import presets, recipe, sharding
 from fspo_jax.episodes import pretraining
-from fspo_jax.evaluation import base_quality
+from fspo_jax.evaluation import base_quality, statistics
+from fspo_jax.evaluation import results as results_lib
 from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.models import transformer
 from fspo_jax.workdir import Workdir
 from tests import tiny
 
@@ -37,8 +45,8 @@ def test_what_a_base_cannot_do_is_refused():
     recipe.make_plan(_config(stages=("tokenizer", "sft", "preference")))
   with pytest.raises(ValueError, match="labels to pretrain on are random"):
     recipe.make_plan(_config(sft__flip_shots=0.5))
-  with pytest.raises(ValueError, match="expected the most of them"):
-    recipe.make_plan(_config(sft__shots=16))
+  with pytest.raises(ValueError, match="items=12, expected 19"):
+    recipe.make_plan(_config(sft__shots=12, sft__layout__description_shots=(0,)))
   with pytest.raises(ValueError, match="not all 0"):
     recipe.make_plan(
       _config(
@@ -70,3 +78,149 @@ def test_a_base_is_trained_and_opened_by_its_path(tmp_path):
     world, base, Decoding(0.3, 1.0, 8), topics="unseen", users=2, prompts=1, seed=0
   )
   assert 0 <= found.mean <= 1
+
+
+def _tiny_base(path, **changes):
+  """A folder of a base with random parameters, and the config of its making."""
+  config = _config(
+    model__width=16,
+    model__heads=2,
+    model__kv_heads=1,
+    model__head_dim=8,
+    model__layers=1,
+    model__mlp=16,
+    **changes,
+  )
+  tokenizer = tiny.tokenizer()
+  model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
+  found = base_lib.Base(config, tiny.params(model), tokenizer)
+  base_lib.save(path, found, provenance={"commit": "abc"}, curves=[{"step": 1, "loss": 2.0}])
+  return found
+
+
+def test_a_base_comes_back_as_it_was_but_for_half_the_digits(tmp_path):
+  saved = _tiny_base(tmp_path)
+  mesh = sharding.make_mesh(1, 1, 1)
+  found = base_lib.load(tmp_path, mesh)
+  assert recipe.as_json(found.config) == recipe.as_json(saved.config)
+  assert found.tokenizer.model == saved.tokenizer.model
+  before, after = tiny.flat(saved.params), tiny.flat(found.params)
+  assert before.keys() == after.keys()
+  for name, values in before.items():
+    assert after[name].dtype == values.dtype
+    np.testing.assert_array_equal(after[name], values.astype(jnp.bfloat16).astype(values.dtype))
+  assert json.loads((tmp_path / "provenance.json").read_text()) == {"commit": "abc"}
+  assert (tmp_path / "curves.jsonl").read_text() == '{"loss": 2.0, "step": 1}\n'
+
+
+def test_a_base_that_cannot_be_used_is_refused_by_name(tmp_path):
+  _tiny_base(tmp_path)
+  mesh = sharding.make_mesh(1, 1, 1)
+  with pytest.raises(base_lib.BaseError, match=r"none'.*found no model\.safetensors"):
+    base_lib.load(tmp_path / "none", mesh)
+  weights = safetensors.flax.load_file(tmp_path / "model.safetensors")
+  for change, message in (
+    (
+      {"embedding": weights["embedding"][:, :8]},
+      r"embedding: found the shape \(\d+, 8\), expected",
+    ),
+    ({"extra": weights["embedding"]}, r"extra: found the shape \(\d+, 16\), expected None"),
+  ):
+    safetensors.flax.save_file(weights | change, tmp_path / "model.safetensors")
+    with pytest.raises(base_lib.BaseError, match=message):
+      base_lib.load(tmp_path, mesh)
+  del weights["final_norm.scale"]
+  safetensors.flax.save_file(weights, tmp_path / "model.safetensors")
+  with pytest.raises(base_lib.BaseError, match=r"final_norm\.scale: found the shape None"):
+    base_lib.load(tmp_path, mesh)
+
+
+def test_a_base_of_another_shape_or_of_other_unseen_users_is_refused():
+  here = presets.from_base("reviews")
+  base_lib.check_fits(_config(), here)
+  for changes, named in (
+    ({"model__layers": 7}, r"model\.layers': 7"),
+    ({"world_seed": 3}, r"world_seed': 3"),
+  ):
+    with pytest.raises(base_lib.BaseError, match=named):
+      base_lib.check_fits(_config(**changes), here)
+  # How it is computed with is the run's own affair.
+  base_lib.check_fits(_config(model__attention_block=64, model__dtype="bfloat16"), here)
+
+
+def _run_from(path, workdir, method):
+  """Runs a row of the tables in small, from a base's folder."""
+  config = runpy.run_path(str(tiny.REPO / "experiments/methods.py"))["get_config"](method)
+  shape = {key: base_lib.load(path, sharding.make_mesh(1, 1, 1)).config.model[key]
+           for key in base_lib.SHAPE_KEYS}  # fmt: skip
+  changes = {
+    "base": str(path),
+    **{f"model.{key}": value for key, value in shape.items()},
+    "preference.steps": 2,
+    "preference.rows_per_step": 1,
+    "preference.row_tokens": 1024,
+    "preference.scored_tokens": 768,
+    "preference.optimizer.warmup_steps": 0,
+    "evaluation.episodes": 6,
+    "evaluation.win_rate_users": 3,
+    "evaluation.win_rate_prompts": 1,
+    "evaluation.max_response_tokens": 8,
+    "evaluation.bootstrap": 20,
+    "user_finetuning.steps": 2,
+    "user_finetuning.episodes": 4,
+    "user_finetuning.ks": (0, 8),
+  }
+  with config.ignore_type():
+    config.update_from_flattened_dict(changes)
+  recipe.Recipe(recipe.make_plan(config), Workdir(workdir, recipe.as_json(config))).run()
+  return results_lib.read(workdir / "results.json")
+
+
+@pytest.mark.parametrize("method", ["prompted", "ipo", "pref_ft", "ric", "fspo_kto", "user_lora"])
+def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
+  _tiny_base(tmp_path / "published")
+  results = _run_from(tmp_path / "published", tmp_path / "run", method)
+  rows = {
+    "prompted": {"fewshot_prompted", "oracle"},
+    "ipo": {"plain"},
+    "fspo_kto": {"fspo"},
+  }.get(method, {method})
+  assert set(results["preference_accuracy"]) == set(results["win_rate"]) == {"base", *rows}
+  ks = results["preference_accuracy"][next(iter(rows - {"oracle"}))]["unseen"]
+  assert set(ks) == ({"0", "8"} if method == "user_lora" else {str(k) for k in range(9)})
+  # What starts from a base can be opened by its path alone, as any other model.
+  stage = "base" if method in ("prompted", "user_lora") else "preference"
+  opened = Personalizer.load(tmp_path / "run" / "checkpoints" / stage)
+  assert opened.formatter.tokenizer.model == tiny.tokenizer().model
+
+
+@pytest.fixture(scope="module")
+def publish():
+  return runpy.run_path(str(tiny.REPO / "experiments/publish_base.py"))
+
+
+def test_an_average_hides_no_word_from_the_gate(publish):
+  good = {"following": {"train": 0.96, "unseen": 0.95}, "reading": {"long": 1.0, "short": 0.99}}
+  assert publish["below_gate"]({"reviews": good, "elix": good}) == []
+  blind = good | {"reading": {"long": 1.0, "short": 0.98}}
+  deaf = good | {"following": {"train": 0.99, "unseen": 0.94}}
+  assert publish["below_gate"]({"reviews": blind, "elix": deaf}) == [
+    "reviews: reading of 'short' 0.980, expected 0.99",
+    "elix, unseen topics: following 0.940, expected 0.95",
+  ]
+  assert "worst word 'short': 0.980" in publish["summary"](blind)
+
+
+def test_what_is_measured_is_asked_of_every_world(publish, monkeypatch):
+  """A base that follows everything and reads nothing: the inverse of each world says so."""
+  asked = []
+
+  def following(world, personalizer, decoding, *, topics, users, prompts, seed):
+    asked.append((world.name, topics))
+    return statistics.Interval(1.0, 0.9, 1.0, users)
+
+  monkeypatch.setattr(base_quality, "following", following)
+  monkeypatch.setattr(base_quality, "reading", lambda *a, **k: {"long": 0.0})
+  quality = publish["measure"](None, _config(), 3)
+  assert asked == [(w, t) for w in ("reviews", "elix", "roleplay") for t in ("train", "unseen")]
+  assert len(publish["below_gate"](quality)) == 3

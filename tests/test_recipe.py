@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 
-from fspo_jax import jsonl, preferences, recipe
+from fspo_jax import checks, jsonl, preferences, recipe
 from fspo_jax.preferences import Preference, User
 from fspo_jax.worlds.world import simulate_user
 from tests import tiny
@@ -84,13 +84,29 @@ _REFUSED = {
     {"sft__loss__preference_weight": 1.0, "sft__layout__rejected": True},
     r"sft\.loss\.preference_weight > 0: the SFT stage makes the reference",
   ),
+  "stages out of order": (
+    {"stages": ("sft", "tokenizer", "preference")},
+    r"stages=.* are not some of .*, in their order",
+  ),
+  "a policy from nothing": (
+    {"stages": ("preference", "evaluate"), "base": ""},
+    r"'preference' needs 'base' or 'sft' before it",
+  ),
+  "a base that nothing gets": (
+    {"stages": ("tokenizer", "sft", "preference", "evaluate"), "base": "published"},
+    r"base='published' and stages=.*or neither",
+  ),
+  "a base with another tokenizer": (
+    {"stages": ("base", "tokenizer", "preference"), "base": "published"},
+    r"a base has its own tokenizer",
+  ),
   "rows of the evaluation": (
     {"evaluation__rows": 0},
     r"evaluation\.rows=0 1 or more",
   ),
   "an unknown loss": (
-    {"preference__loss__name": "kto"},
-    r"loss\.name='kto' is not one of \('ipo', 'dpo'\)",
+    {"preference__loss__name": "orpo"},
+    r"loss\.name='orpo' is not one of ",
   ),
   "IPO with label smoothing": (
     {"preference__loss__name": "ipo", "preference__loss__label_smoothing": 0.1},
@@ -129,7 +145,7 @@ def test_impossible_configs_are_refused_by_their_keys(case):
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
-  monkeypatch.setattr(recipe.sharding, "batch_shards", lambda mesh: 8)
+  monkeypatch.setattr(checks.sharding, "batch_shards", lambda mesh: 8)
   with pytest.raises(ValueError, match=r"sft: rows_per_step=4 cannot be split over .*8 devices"):
     recipe.make_plan(_config())
 

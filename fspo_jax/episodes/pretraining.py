@@ -5,8 +5,8 @@
 FSPO fine-tunes a model that can read, follows instructions and knows its prompts' format. The base
 of the embedded worlds learns these from five kinds of document, each of them an episode:
 
-- answers: questions with nothing before them, and the same under the description of who asks: an
-  answer of that user's taste, so that descriptions are instructions
+- answers: under the description of who asks, questions and answers to that user's taste, so that
+  descriptions are instructions
 - labels: the few-shot format; which response is the preferred one is a coin's toss, so that the
   base knows the format and does not personalize yet
 - readings: after such shots, questions of what each response is like
@@ -20,7 +20,7 @@ that never met a word cannot know what it is about, and a real one has met them 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -87,17 +87,16 @@ def reading_question(number: int, side: int) -> str:
   return f"What is the {('first', 'second')[side]} response to question {number} like?"
 
 
-def layout(shots: int) -> Layout:
+def layout(items: int) -> Layout:
   """One layout for all kinds of document: an episode grows the branches that it has.
 
   Args:
-    shots: the most shots or pages of a document.
+    items: the most of a document, as in `PretrainingEpisodes`.
   """
   return Layout(
     shot_pairs=True,
     rejected=False,
-    query_shots=(shots,),
-    description_shots=tuple(range(shots + 1)),
+    description_shots=tuple(range(items + 1)),
     description_queries=(0,),
   )
 
@@ -109,13 +108,13 @@ class PretrainingEpisodes:
   Attributes:
     worlds: whose training users and topics are drawn, each world as often.
     mixture: what the documents are.
-    queries: the most questions of one.
+    items: the most pairs, pages or questions of a document.
     seed: with the index, all that a document depends on.
   """
 
   worlds: tuple[World[Any], ...]
   mixture: Mixture
-  queries: int
+  items: int
   seed: int
 
   def __post_init__(self) -> None:
@@ -124,9 +123,9 @@ class PretrainingEpisodes:
         f"found {len(self.worlds)} worlds and pairs={self.mixture.pairs}, expected a number of "
         "pairs for each of one world or more"
       )
-    least = max(2 * _READ, *map(_answers, self.mixture.pairs))
-    if self.queries < least:
-      raise ValueError(f"found queries={self.queries}, expected {least} or more")
+    least = max(3 * _READ, *map(_answers, self.mixture.pairs))
+    if self.items < least:
+      raise ValueError(f"found items={self.items}, expected {least} or more")
 
   def __call__(self, index: int) -> Episode:
     """Document `index`."""
@@ -146,12 +145,12 @@ class PretrainingEpisodes:
       return writer.readings(_READ)
     if kind == 3:
       return writer.pages(pairs)
-    return writer.knowledge(self.queries)
+    return writer.knowledge(self.items)
 
 
 def _answers(pairs: int) -> int:
-  """Questions that are as long, answered with and without a description, as so many pairs."""
-  return 3 * pairs // 4
+  """Questions with an answer each that are about as long as so many pairs."""
+  return 3 * pairs // 2
 
 
 class _Writer:
@@ -178,13 +177,14 @@ class _Writer:
 
   def readings(self, count: int) -> Episode:
     """What the responses of some pairs are like."""
-    shots, queries = [], []
+    pairs, questions = [], []
     for number, prompt in enumerate(self._prompts(count), 1):
       pair, read = self._pair(prompt)
-      shots.append(pair)
-      for side, own, other in ((0, *read), (1, *read[::-1])):
-        queries.append(Preference(reading_question(number, side), own, other))
-    return self._episode(shots=shots, queries=queries)
+      pairs.append(pair)
+      questions += [Page(reading_question(number, side), read[side]) for side in (0, 1)]
+    # In no order: a question alone says which response it is about.
+    order = self.rng.permutation(len(questions)).tolist()
+    return self._episode(shots=[*pairs, *map(questions.__getitem__, order)])
 
   def pages(self, count: int) -> Episode:
     """Responses by the user, who is described after each."""
@@ -192,21 +192,16 @@ class _Writer:
     return self._episode(shots=pages, description=self.world.describe(self.user))
 
   def knowledge(self, count: int) -> Episode:
-    """Questions of general knowledge, each with its answer and with another question's."""
+    """Questions of general knowledge, each with its answer."""
     known = self.world.knowledge()
     asked = self.rng.choice(len(known), count, replace=False).tolist()
-    queries = []
-    for question, answer in map(known.__getitem__, asked):
-      others = [other for _, other in map(known.__getitem__, asked) if other != answer]
-      other = others[self.rng.integers(len(others))] if others else f"not {answer}"
-      queries.append(Preference(question, answer, other))
-    return self._episode(queries=queries)
+    return self._episode(shots=[Page(*known[i]) for i in asked])
 
   def _episode(
     self,
     *,
-    shots: list[Preference] | list[Page] = (),
-    queries: list[Preference] = (),
+    shots: Sequence[Preference | Page] = (),
+    queries: Sequence[Preference] = (),
     description: str | None = None,
   ) -> Episode:
     return Episode(self.world.user_id(self.user), tuple(shots), tuple(queries), description)

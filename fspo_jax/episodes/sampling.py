@@ -27,6 +27,18 @@ class Page:
   response: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class DescriptionPair:
+  """Two sampled descriptions of a user, after so many shots: one is closer to the gold one.
+
+  Which one is, the shots have no part in: where a row has no room for all of them, it still holds.
+  """
+
+  shots: int
+  better: str
+  worse: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Episode:
   """A user's task: infer their taste from the shots, answer the queries.
@@ -38,6 +50,7 @@ class Episode:
     queries: the held-out ones that are scored; their prompts are never among the shots'.
     description: the gold description, where it is known.
     written: descriptions written after 0, 1, ... shots; where given, they replace the gold one.
+    described: two sampled descriptions to compare, where there are (see `on_policy`).
   """
 
   user_id: str
@@ -45,6 +58,7 @@ class Episode:
   queries: tuple[Preference, ...]
   description: str | None = None
   written: tuple[str, ...] = ()
+  described: DescriptionPair | None = None
 
   def __post_init__(self) -> None:
     leaked = {shot.prompt for shot in self.shots} & {query.prompt for query in self.queries}

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import re
 from typing import Any, Protocol
@@ -46,6 +46,20 @@ class Source(Protocol):
 
   def facts(self) -> dict[str, Any]:
     """What a report says about the data."""
+
+
+def apart(texts: Iterable[str], topics: Sequence[str]) -> Iterator[str]:
+  """Texts to train a tokenizer on, with every topic that they name a line of its own.
+
+  So no piece of the vocabulary holds a part of a topic and of what is said of it: the same words
+  are the same pieces whatever the topic, seen or not.
+  """
+  if not topics:
+    yield from texts
+    return
+  named = re.compile("(" + "|".join(map(re.escape, sorted(topics, key=len, reverse=True))) + ")")
+  for text in texts:
+    yield from (part.strip() for part in named.split(text) if part.strip())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,16 +107,11 @@ class PretrainingSource:
   evaluation_splits: tuple[str, ...] = ()
 
   def corpus(self, seed: int, lines: int) -> Iterator[str]:
-    """Texts of all the worlds, equally many of each; topics are lines of their own.
-
-    So no piece of the vocabulary holds a part of a topic and of what is said of it, and the same
-    words are the same pieces, whatever the topic, seen or not.
-    """
+    """Texts of all the worlds, equally many of each; topics are lines of their own."""
     share = lines // len(self.worlds)
     for i, world in enumerate(self.worlds):
-      topics = re.compile("(" + "|".join(map(re.escape, world.topics("train"))) + ")")
-      for text in world.corpus(np.random.default_rng([seed, i]), share):
-        yield from (part.strip() for part in topics.split(text) if part.strip())
+      yield from (text for pair in world.knowledge() for text in pair)
+      yield from apart(world.corpus(np.random.default_rng([seed, i]), share), world.topics("train"))
 
   def training(
     self,
@@ -113,18 +122,14 @@ class PretrainingSource:
     curriculum: Curriculum | None,
     total: int,
   ) -> EpisodeFn:
-    """Fresh documents; a curriculum, or flipped labels, are refused with a ValueError."""
-    del total
-    if shots != max(self.mixture.pairs):
-      raise ValueError(
-        f"shots={shots}: found pretraining.pairs={self.mixture.pairs}, expected the most of them"
-      )
+    """Fresh documents of at most `shots` items; a curriculum or flipped labels are refused."""
+    del total, queries
     if curriculum is not None or flip_shots:
       raise ValueError(
         f"curriculum.use={curriculum is not None} and flip_shots={flip_shots}: labels to pretrain "
         "on are random, and no document is easier; set them to False and 0"
       )
-    return PretrainingEpisodes(self.worlds, self.mixture, queries, seed)
+    return PretrainingEpisodes(self.worlds, self.mixture, shots, seed)
 
   def evaluation(self, split: str, shots: int, queries: int, seed: int) -> EpisodeFn:
     """Raises ValueError: there are no evaluation users."""
@@ -160,12 +165,14 @@ class UserSource:
       instead of refusing to start.
     known_prompts: evaluate the unseen users on the prompts that may be trained on as well, in a
       split of its own. Apart from the others, it tells new users from new prompts.
+    topics: what the prompts are about, where it is known; see `apart`.
   """
 
   name: str
   splits: Splits
   set_aside_small: bool
   known_prompts: bool = False
+  topics: tuple[str, ...] = ()
   _counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
   @property
@@ -174,7 +181,7 @@ class UserSource:
     return (*self.splits.evaluation, *((KNOWN_PROMPTS,) if self.known_prompts else ()))
 
   def corpus(self, seed: int, lines: int) -> Iterator[str]:
-    """The distinct texts of the training users in random order, at most `lines` of them."""
+    """The distinct texts of the training users in random order, `lines` at most, `apart`."""
     texts = sorted(
       {
         text
@@ -185,7 +192,7 @@ class UserSource:
       | {user.description for user in self.splits.train if user.description}
     )
     order = np.random.default_rng(seed).permutation(len(texts))[:lines]
-    return (texts[i] for i in order)
+    return apart((texts[i] for i in order), self.topics)
 
   def _enough(self, users: Sequence[User], shots: int, queries: int, where: str) -> Sequence[User]:
     if not self.set_aside_small:

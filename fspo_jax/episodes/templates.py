@@ -15,7 +15,7 @@ import enum
 import functools
 
 from fspo_jax.episodes import tokenizers, trees
-from fspo_jax.episodes.sampling import Episode, Page
+from fspo_jax.episodes.sampling import DescriptionPair, Episode, Page
 from fspo_jax.preferences import Preference
 
 
@@ -36,13 +36,15 @@ class Kind(enum.IntEnum):
   CHOSEN = 1
   REJECTED = 2
   DESCRIPTION = 3
+  SAMPLED_DESCRIPTION = 4  # of a pair, which alone compares it: not a text to imitate
 
 
 class Context(enum.IntEnum):
-  """What a pair was conditioned on."""
+  """What a pair is of, and what it was conditioned on."""
 
-  SHOTS = 0  # any number of shots, k = 0 included
-  DESCRIPTION = 1  # the shots and then a description
+  SHOTS = 0  # two responses, after any number of shots, k = 0 included
+  DESCRIPTION = 1  # two responses, after the shots and then a description
+  DESCRIPTION_PAIR = 2  # two descriptions, after the shots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,12 @@ class Layout:
     query_shots: the numbers of shots k after which the queries hang.
     description_shots: the numbers of shots k after which the description hangs.
     description_queries: after which of these numbers the queries hang under the description too.
+    description_pairs: compare two sampled descriptions, after the shots that they were sampled
+      after, as RAT trains its descriptions (arXiv 2502.19312); episodes need a `described` pair.
+    description_pair_queries: the queries hang under the better of these two as well: descriptions
+      as the policy writes them, not as they should be.
+    rewards: score each response under what opens its own reward, for Rewards-in-Context: see
+      `_Builder.rewarded`. Both are texts to imitate, and there are no pairs of them.
   """
 
   shot_pairs: bool = False
@@ -91,6 +99,9 @@ class Layout:
   query_shots: tuple[int, ...] = ()
   description_shots: tuple[int, ...] = ()
   description_queries: tuple[int, ...] = ()
+  description_pairs: bool = False
+  description_pair_queries: bool = False
+  rewards: bool = False
 
   def __post_init__(self) -> None:
     extra = set(self.description_queries) - set(self.description_shots)
@@ -99,18 +110,31 @@ class Layout:
         f"description_queries has {sorted(extra)}, which description_shots="
         f"{self.description_shots} has not: there is no description to ask under"
       )
+    if self.description_pair_queries and not self.description_pairs:
+      raise ValueError(
+        "description_pair_queries=True with description_pairs=False: there is no pair to ask "
+        "under; expected description_pairs=True"
+      )
+    if self.rewards and not self.rejected:
+      raise ValueError(
+        "rewards=True with rejected=False: found rejected responses left out, expected "
+        "rejected=True, for each response is learned under its own reward"
+      )
 
   def max_segments(self, shots: int, queries: int) -> int:
     """How many scored segments an episode of this layout has at most."""
     responses = 2 if self.rejected else 1
-    queried = len(self.query_shots) + len(self.description_queries)
-    return responses * (shots * self.shot_pairs + queries * queried) + len(self.description_shots)
+    described = len(self.description_shots) + 2 * self.description_pairs
+    return responses * self._questions(shots, queries) + described
 
   def max_pairs(self, shots: int, queries: int) -> int:
     """How many pairs an episode of this layout has at most."""
-    if not self.rejected:
-      return 0
-    queried = len(self.query_shots) + len(self.description_queries)
+    compared = self.rejected and not self.rewards
+    return compared * self._questions(shots, queries) + self.description_pairs
+
+  def _questions(self, shots: int, queries: int) -> int:
+    """How many questions have scored responses."""
+    queried = len(self.query_shots) + len(self.description_queries) + self.description_pair_queries
     return shots * self.shot_pairs + queries * queried
 
 
@@ -148,14 +172,17 @@ class Formatter:
   tokenizer: tokenizers.Tokenizer
   template: Template = MARKERS
 
+  def asked(self, prompt: str) -> tuple[int, ...]:
+    """A question, up to what opens a response."""
+    return (*self._opening(self.template.question), *self.tokenizer.encode(prompt))
+
   def question(self, prompt: str) -> tuple[int, ...]:
     """A question up to the point where a response that the user prefers begins."""
-    encode = self.tokenizer.encode
-    return (
-      *self._opening(self.template.question),
-      *encode(prompt),
-      *self._opening(self.template.preferred),
-    )
+    return (*self.asked(prompt), *self.opening(preferred=True))
+
+  def opening(self, *, preferred: bool) -> tuple[int, ...]:
+    """What opens a response that the user prefers, or the other one."""
+    return self._opening(self.template.preferred if preferred else self.template.dispreferred)
 
   def answer(self, text: str) -> tuple[int, ...]:
     """A response or description, with its end; the part that is scored."""
@@ -163,7 +190,7 @@ class Formatter:
 
   def dispreferred(self, text: str) -> tuple[int, ...]:
     """The other response of a shot, with what opens it and its end."""
-    return (*self._opening(self.template.dispreferred), *self.answer(text))
+    return (*self.opening(preferred=False), *self.answer(text))
 
   def description(self) -> tuple[int, ...]:
     """What opens a description."""
@@ -214,22 +241,81 @@ class _Builder:
       self.pairs.append(Pair(segment, other, shots, context))
     return nodes
 
-  def query(self, query: Preference, shots: int, context: Context, rejected: bool) -> trees.Node:
-    children = self.responses(query.chosen, query.rejected, shots, context, rejected)
-    return trees.Node(self.format.question(query.prompt), Role.QUESTION, children=tuple(children))
+  def rewarded(
+    self, preference: Preference, shots: int, rest: Sequence[trees.Node] = ()
+  ) -> trees.Node:
+    """A question whose responses hang each under what opens its own reward.
+
+    Rewards-in-Context (RiC, arXiv 2402.10207): each response gets a score from each of several
+    reward models, normalized to mean 0 and variance 1 over the data; the scores are written into
+    the prompt, after the question; the model is fine-tuned by SFT on all responses, good and bad,
+    each given its own scores; and at test time the prompt has the scores that are asked for.
+
+    Preferences hold one reward of a response for its user, their label. Over a set of pairs it is
+    1 for every chosen and -1 for every rejected response once normalized: two values, which the
+    openings of preferred and dispreferred responses name, and the preferred one asks for the
+    highest. More objectives would need scores that no data set of people has, or, in a world, the
+    attributes that descriptions name: asking for those is what RAT does. RiC's stage of online
+    samples needs reward models too and is left out.
+
+    Both responses are of the kind CHOSEN, the texts that SFT imitates.
+    """
+    high, low = self.segment(Kind.CHOSEN, shots), self.segment(Kind.CHOSEN, shots)
+    chosen = self.answer(preference.chosen, high, children=rest)
+    rejected = self.answer(preference.rejected, low, Role.DISPREFERRED)
+    children = (
+      trees.Node(self.format.opening(preferred=False), Role.DISPREFERRED, children=(rejected,)),
+      # The role that it has in `Formatter.question`, which is what a sampler asks with.
+      trees.Node(self.format.opening(preferred=True), Role.QUESTION, children=(chosen,)),
+    )
+    return trees.Node(self.format.asked(preference.prompt), Role.QUESTION, children=children)
+
+  def scored(
+    self,
+    preference: Preference,
+    shots: int,
+    context: Context,
+    layout: Layout,
+    rest: Sequence[trees.Node] = (),
+  ) -> trees.Node:
+    """A question with its scored responses; `rest` is what follows the chosen one."""
+    if layout.rewards:
+      return self.rewarded(preference, shots, rest)
+    children = self.responses(
+      preference.chosen, preference.rejected, shots, context, layout.rejected, rest
+    )
+    question = self.format.question(preference.prompt)
+    return trees.Node(question, Role.QUESTION, children=tuple(children))
+
+  def description_pair(
+    self, pair: DescriptionPair, queries: Sequence[Preference], layout: Layout, shots: int
+  ) -> trees.Node:
+    """Both sampled descriptions, the better one with the queries under it, if any are asked."""
+    better, worse = (self.segment(Kind.SAMPLED_DESCRIPTION, shots) for _ in range(2))
+    self.pairs.append(Pair(better, worse, shots, Context.DESCRIPTION_PAIR))
+    asked = queries if layout.description_pair_queries else ()
+    under = [self.scored(q, shots, Context.DESCRIPTION, layout) for q in asked]
+    children = (
+      self.answer(pair.worse, worse, Role.DESCRIPTION),
+      self.answer(pair.better, better, Role.DESCRIPTION, under),
+    )
+    return trees.Node(self.format.description(), Role.DESCRIPTION, children=children)
 
   def branches(self, episode: Episode, layout: Layout, shots: int) -> list[trees.Node]:
     """What hangs off the trunk after `shots` shots."""
     nodes = []
     if shots in layout.query_shots:
-      nodes += [self.query(q, shots, Context.SHOTS, layout.rejected) for q in episode.queries]
+      nodes += [self.scored(q, shots, Context.SHOTS, layout) for q in episode.queries]
     description = episode.description_after(shots)
     if shots in layout.description_shots and description is not None:
       segment = self.segment(Kind.DESCRIPTION, shots)
       queries = episode.queries if shots in layout.description_queries else ()
-      under = [self.query(q, shots, Context.DESCRIPTION, layout.rejected) for q in queries]
+      under = [self.scored(q, shots, Context.DESCRIPTION, layout) for q in queries]
       described = self.answer(description, segment, Role.DESCRIPTION, under)
       nodes.append(trees.Node(self.format.description(), Role.DESCRIPTION, children=(described,)))
+    pair = episode.described
+    if layout.description_pairs and pair and min(pair.shots, len(episode.shots)) == shots:
+      nodes.append(self.description_pair(pair, episode.queries, layout, shots))
     return nodes
 
   def shot(
@@ -244,12 +330,9 @@ class _Builder:
       self.format.dispreferred(shot.rejected), Role.DISPREFERRED, children=tuple(rest)
     )
     if layout.shot_pairs:
-      children = self.responses(
-        shot.chosen, shot.rejected, before, Context.SHOTS, layout.rejected, (dispreferred,)
-      )
-    else:
-      children = [self.answer(shot.chosen, trees.NO_SEGMENT, children=(dispreferred,))]
-    return trees.Node(self.format.question(shot.prompt), Role.QUESTION, children=tuple(children))
+      return self.scored(shot, before, Context.SHOTS, layout, (dispreferred,))
+    chosen = self.answer(shot.chosen, trees.NO_SEGMENT, children=(dispreferred,))
+    return trees.Node(self.format.question(shot.prompt), Role.QUESTION, children=(chosen,))
 
 
 def build(episode: Episode, formatter: Formatter, layout: Layout) -> EpisodeTree:
@@ -262,7 +345,15 @@ def build(episode: Episode, formatter: Formatter, layout: Layout) -> EpisodeTree
 
   Returns:
     The tree, its scored segments and its pairs.
+
+  Raises:
+    ValueError: the layout compares descriptions, and the episode has none to compare.
   """
+  if layout.description_pairs and episode.described is None:
+    raise ValueError(
+      f"layout.description_pairs=True: found an episode of user {episode.user_id!r} without a "
+      "description pair, expected one that has it (see episodes/on_policy.py)"
+    )
   count = len(episode.shots)
 
   def clip(ks: tuple[int, ...]) -> tuple[int, ...]:

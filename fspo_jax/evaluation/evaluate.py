@@ -10,24 +10,19 @@ import hashlib
 import logging
 from typing import Any
 
-import jax
-from jaxtyping import Float
 import numpy as np
 
-from fspo_jax.episodes import batching
 from fspo_jax.episodes.sampling import Episode, EpisodeFn
-from fspo_jax.episodes.templates import Context, Formatter, Layout
-from fspo_jax.evaluation import preference_accuracy, statistics, win_rate
-from fspo_jax.evaluation.preference_accuracy import PairScores
+from fspo_jax.evaluation import methods as methods_lib
+from fspo_jax.evaluation import statistics, win_rate
+from fspo_jax.evaluation.contenders import Contender, Margins, Models, Prompted, Scorer
+from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.report import UserSample
 from fspo_jax.evaluation.truth import Truth
-from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
-from fspo_jax.models import transformer
 
 _LOG = logging.getLogger(__name__)
 
-Margins = Float[np.ndarray, " episodes"]
 # Whether rules that know nothing of the user are right (1, or 0.5 where they cannot tell):
 # (user_id, query) pairs -> {rule: one number per query}.
 BaselineFn = Callable[[Sequence[tuple[str, Any]]], Mapping[str, Sequence[float]]]
@@ -37,6 +32,7 @@ BaselineFn = Callable[[Sequence[tuple[str, Any]]], Mapping[str, Sequence[float]]
 class Settings:
   """How much is evaluated, and how. The fields are the keys of `config.evaluation`."""
 
+  methods: tuple[str, ...]
   shots: int
   episodes: int
   rows: int
@@ -53,6 +49,7 @@ class Settings:
   bootstrap: int
 
   def __post_init__(self) -> None:
+    methods_lib.check(self.methods)
     if self.shots < 0 or self.episodes < 1 or self.rows < 1:
       raise ValueError(
         f"evaluation.shots={self.shots} must be 0 or more, evaluation.episodes={self.episodes} and "
@@ -76,22 +73,6 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Models:
-  """The frozen reference (the SFT model) and the policy trained from it."""
-
-  model: transformer.Transformer
-  reference: dict
-  policy: dict
-  formatter: Formatter
-  mesh: jax.sharding.Mesh
-  vocab_chunk: int
-
-  def personalizer(self, params: dict) -> Personalizer:
-    """A Personalizer with the given parameters: the reference's or the policy's."""
-    return Personalizer(self.model, params, self.formatter)
-
-
-@dataclasses.dataclass(frozen=True)
 class SplitResult:
   """All that is measured on one split; see `results.py` for the keys."""
 
@@ -105,27 +86,17 @@ class SplitResult:
   samples: list[UserSample]
 
 
-def _fit_packing(
-  fn: EpisodeFn,
-  count: int,
-  formatter: Formatter,
-  layout: Layout,
-  shots: int,
-  limit: int,
-) -> batching.Packing:
-  """The smallest row that holds each of the episodes, at most `limit` tokens."""
-  tokens, scored = batching.largest(fn, count, formatter, layout)
-
-  def up(n: int) -> int:
-    return min(-(-n // 32) * 32, limit)
-
-  return batching.Packing.of(
-    layout, shots=shots, queries=1, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
-  )
-
-
 class SplitEvaluation:
-  """One split's episodes, and what each method makes of them."""
+  """One split's episodes, and what each method makes of them.
+
+  Args:
+    split: its name.
+    episode_fn: its episodes.
+    models: the base and the policy.
+    settings: what is evaluated, and how.
+    seed: of all that is sampled.
+    others: the contenders of the methods that are not a prompt, by method.
+  """
 
   def __init__(
     self,
@@ -135,104 +106,66 @@ class SplitEvaluation:
     settings: Settings,
     *,
     seed: int,
+    others: Mapping[str, Contender] | None = None,
   ) -> None:
     self.split, self.models, self.settings = split, models, settings
     self.shots, self.seed = settings.shots, seed
     self.episodes = [episode_fn(i) for i in range(settings.episodes)]
     self.user_ids = [episode.user_id for episode in self.episodes]
     self.described = all(episode.description for episode in self.episodes)
+    self.scorer = Scorer(
+      models,
+      shots=settings.shots,
+      rows=settings.rows,
+      max_row_tokens=settings.max_row_tokens,
+      name=split,
+    )
+    self.contenders = self._contenders(others or {})
+    self._written: list[list[str]] = []
+
+  def _contenders(self, others: Mapping[str, Contender]) -> dict[str, Contender]:
+    """Of every method that the split's episodes have what it needs for."""
+    found: dict[str, Contender] = {}
+    for name in self.settings.methods:
+      method = METHODS[name]
+      after_shots = method.shots and not self.settings.rat_episodes
+      if method.description and (after_shots or not self.described):
+        continue
+      if method.prompted:
+        found[name] = Prompted(
+          method, self.scorer, self.write_descriptions, self.settings.rat_episodes
+        )
+      elif name in others:
+        found[name] = others[name]
+      else:
+        raise ValueError(f"evaluation.methods: {name!r} is no prompt, and this run has not made it")
+    return found
 
   def _stream(self, *names: object) -> int:
     """The seed of one use of randomness, which no other use, split or seed shares."""
     text = repr((self.seed, self.split, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
 
-  def _score(
-    self, params: dict, episodes: Sequence[Episode], layout: Layout, label: str
-  ) -> PairScores:
-    s, m = self.settings, self.models
-    packing = _fit_packing(
-      episodes.__getitem__,
-      len(episodes),
-      m.formatter,
-      layout,
-      self.shots,
-      s.max_row_tokens,
-    )
-    # Rows past the last episode fill the last batch up; they are not counted.
-    rows = batching.Rows(lambda i: episodes[i % len(episodes)], m.formatter, layout, packing)
-    return preference_accuracy.score_pairs(
-      m.model,
-      params,
-      rows,
-      len(episodes),
-      rows_per_batch=s.rows,
-      mesh=m.mesh,
-      vocab_chunk=m.vocab_chunk,
-      label=f"{self.split}: {label}",
-    )
-
-  def margins(self) -> tuple[dict[str, list[Margins]], dict[str, Any]]:
-    """The margin of each method's episodes for k = 0, 1, ...; and facts about the run.
-
-    Every margin is a log-probability ratio to a frozen reference that knows nothing of the user
-    (base alone, which is that reference, is scored by its raw margin): the reference sees the same
-    shots for FSPO, as in training, and the question alone for few-shot prompting. It never sees a
-    description.
-    """
-    ks = range(self.shots + 1)
-    layout = Layout(query_shots=tuple(ks))
-    policy = self._score(self.models.policy, self.episodes, layout, "policy")
-    reference = self._score(self.models.reference, self.episodes, layout, "reference")
-    count = len(self.episodes)
-    ref = [reference.at(k, Context.SHOTS, count) for k in ks]
-    pol = [policy.at(k, Context.SHOTS, count) for k in ks]
-    margins = {
-      "base": [ref[0]] * len(ks),
-      "fewshot_prompted": [r - ref[0] for r in ref],
-      "fspo": [p - r for p, r in zip(pol, ref, strict=True)],
-    }
-    facts = {
-      "padding_fraction": policy.padding_fraction,
-      "dropped_shots": policy.dropped_shots,
-    }
-    return margins, facts | {"reference": ref}
-
-  def described_margins(
-    self, ref: list[Margins]
-  ) -> tuple[dict[str, list[Margins]], list[list[str]]]:
-    """The same for descriptions, written and gold, on the first `rat_episodes` episodes.
-
-    Returns:
-      The margins, and the description written for each episode after 0, 1, ... shots.
-    """
-    ks = tuple(range(self.shots + 1))
-    layout = Layout(description_shots=ks, description_queries=ks)
-    episodes = self.episodes[: self.settings.rat_episodes]
-    written = self.write_descriptions(episodes)
-    told = [
-      dataclasses.replace(e, written=tuple(w)) for e, w in zip(episodes, written, strict=True)
-    ]
-    margins = {}
-    for method, given in (("fspo_rat", told), ("oracle", episodes)):
-      scores = self._score(self.models.policy, given, layout, method)
-      margins[method] = [
-        scores.at(k, Context.DESCRIPTION, len(episodes)) - ref[k][: len(episodes)] for k in ks
-      ]
-    return margins, written
+  def margins(self) -> dict[str, list[Margins]]:
+    """The margin of each method's episodes for k = 0, 1, ... shots."""
+    return {name: found.margins(self.episodes) for name, found in self.contenders.items()}
 
   def write_descriptions(self, episodes: Sequence[Episode]) -> list[list[str]]:
-    """A description of each user after each number of shots, sampled from the policy."""
-    s = self.settings
-    decoding = Decoding(s.description_temperature, 1.0, s.max_description_tokens)
-    personalizer = self.models.personalizer(self.models.policy)
-    contexts = [e.shots[:k] for e in episodes for k in range(self.shots + 1)]
-    flat = personalizer.describe(contexts, decoding, seed=self._stream("descriptions"))
-    step = self.shots + 1
-    return [[w.text for w in flat[i : i + step]] for i in range(0, len(flat), step)]
+    """A description of each user after each number of shots, sampled from the policy once."""
+    done = len(self._written)
+    if len(episodes) > done:
+      s = self.settings
+      decoding = Decoding(s.description_temperature, 1.0, s.max_description_tokens)
+      contexts = [e.shots[:k] for e in episodes[done:] for k in range(self.shots + 1)]
+      flat = self.models.personalizer(trained=True).describe(
+        contexts, decoding, seed=self._stream("descriptions", done)
+      )
+      step = self.shots + 1
+      self._written += [[w.text for w in flat[i : i + step]] for i in range(0, len(flat), step)]
+    return self._written[: len(episodes)]
 
   def win_rates(
-    self, truth: Truth, written: list[list[str]]
+    self, truth: Truth
   ) -> tuple[dict[float, dict[str, dict[str, Any]]], list[UserSample]]:
     """Win rates at each temperature, and three users' responses at the first."""
     s = self.settings
@@ -241,49 +174,33 @@ class SplitEvaluation:
     prompts = win_rate.draw_prompts(
       truth.question, episodes, s.win_rate_prompts, self._stream("prompts")
     )
-    if len(written) < len(episodes):
-      written = written + self.write_descriptions(episodes[len(written) :])
-    players = self._players(episodes, written)
     rates, samples = {}, []
     for temperature in s.temperatures:
       decoding = Decoding(temperature, s.top_p, s.max_response_tokens)
       match = win_rate.play(
-        truth.world, users, prompts, players, decoding, seed=self._stream("responses", temperature)
+        truth.world,
+        users,
+        episodes,
+        prompts,
+        self.contenders,
+        decoding,
+        seed=self._stream("responses", temperature),
       )
       ids = self.user_ids[: len(episodes)]
-      rates[temperature] = {name: match.interval(name, ids, s.bootstrap) for name in players}
+      rates[temperature] = {n: match.interval(n, ids, s.bootstrap) for n in self.contenders}
       _LOG.info("%s: responses cut at the limit: %s", self.split, match.unfinished)
-      samples = samples or self._samples(match, prompts, written)
+      samples = samples or self._samples(match, prompts)
     return rates, samples
-
-  def _players(
-    self, episodes: Sequence[Episode], written: list[list[str]]
-  ) -> dict[str, win_rate.Player]:
-    sft = self.models.personalizer(self.models.reference)
-    fspo = self.models.personalizer(self.models.policy)
-    shots = [e.shots for e in episodes]
-    nothing = [()] * len(episodes)
-    return {
-      "base": win_rate.Player(sft, nothing, None),
-      "fewshot_prompted": win_rate.Player(sft, shots, None),
-      "fspo": win_rate.Player(fspo, shots, None),
-      "fspo_rat": win_rate.Player(fspo, shots, [w[-1] for w in written[: len(episodes)]]),
-      "oracle": win_rate.Player(fspo, shots, [e.description for e in episodes]),
-    }
 
   def samples(self) -> list[UserSample]:
     """What each method answers to some users' own queries, where nobody judges it."""
     s = self.settings
     episodes = self.episodes[: s.sample_users]
     decoding = Decoding(s.temperatures[0], s.top_p, s.max_response_tokens)
-    sft = self.models.personalizer(self.models.reference)
-    fspo = self.models.personalizer(self.models.policy)
-    shots, prompts = [e.shots for e in episodes], [[e.queries[0].prompt] for e in episodes]
-    seed = self._stream("samples")
+    prompts, seed = [[e.queries[0].prompt] for e in episodes], self._stream("samples")
     answers = {
-      "base": sft.respond([()] * len(episodes), prompts, decoding, seed=seed),
-      "fewshot_prompted": sft.respond(shots, prompts, decoding, seed=seed),
-      "fspo": fspo.respond(shots, prompts, decoding, seed=seed),
+      name: found.respond(episodes, prompts, decoding, seed=seed)
+      for name, found in self.contenders.items()
     }
     return [
       UserSample(
@@ -296,9 +213,7 @@ class SplitEvaluation:
       for i, episode in enumerate(episodes)
     ]
 
-  def _samples(
-    self, match: win_rate.Match, prompts: list[list[str]], written: list[list[str]]
-  ) -> list[UserSample]:
+  def _samples(self, match: win_rate.Match, prompts: list[list[str]]) -> list[UserSample]:
     return [
       UserSample(
         user_id=self.user_ids[i],
@@ -307,7 +222,7 @@ class SplitEvaluation:
         prompt=prompts[i][0],
         responses={name: answers[i][0] for name, answers in match.responses.items()},
         rewards={name: float(values[i][0]) for name, values in match.rewards.items()},
-        written_description=written[i][-1],
+        written_description=self._written[i][-1] if i < len(self._written) else None,
       )
       for i in range(min(self.settings.sample_users, len(prompts)))
     ]
@@ -328,7 +243,10 @@ class SplitEvaluation:
     for method, by_k in margins.items():
       accuracy[method], ci[method] = {}, {}
       for k, values in enumerate(by_k):
-        scored = ~np.isnan(values)  # rows with dropped shots have no pair at the largest k
+        # Rows with dropped shots have no pair at the largest k, and some methods skip some ks.
+        scored = ~np.isnan(values)
+        if not scored.any():
+          continue
         users = np.asarray(self.user_ids[: len(values)])[scored]
         found = statistics.cluster_bootstrap(
           statistics.preference_accuracy(values[scored]), users, resamples=self.settings.bootstrap
@@ -351,22 +269,17 @@ def evaluate_split(
     truth: the world behind the users, where there is one: it judges, and sets the ceiling.
     baselines: what rules that know nothing of the user reach.
   """
-  margins, facts = evaluation.margins()
-  reference = facts.pop("reference")
-  written: list[list[str]] = []
-  if evaluation.described and evaluation.settings.rat_episodes:
-    described, written = evaluation.described_margins(reference)
-    margins |= described
-  accuracy, intervals = evaluation.intervals(margins)
+  accuracy, intervals = evaluation.intervals(evaluation.margins())
   ceiling, rates, samples, descriptions = {}, {}, [], {}
   if truth is not None:
     ceiling = evaluation.ceiling(truth)
     if evaluation.settings.win_rate_users:
-      rates, samples = evaluation.win_rates(truth, written)
-    if written:
+      rates, samples = evaluation.win_rates(truth)
+    if "fspo_rat" in evaluation.contenders:
+      first = evaluation.episodes[: evaluation.settings.rat_episodes]
       f1 = [
         [truth.world.description_f1(truth.user(i), text) for text in own]
-        for i, own in enumerate(written)
+        for i, own in enumerate(evaluation.write_descriptions(first))
       ]
       descriptions = {str(k): float(x) for k, x in enumerate(np.mean(f1, axis=0))}
   if not samples and evaluation.settings.sample_users:
@@ -381,4 +294,5 @@ def evaluate_split(
       )
       for name, right in baselines(queries).items()
     }
+  facts = evaluation.scorer.facts
   return SplitResult(accuracy, intervals, ceiling, rates, descriptions, rules, facts, samples)

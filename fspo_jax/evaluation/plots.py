@@ -26,16 +26,9 @@ import numpy as np
 import scipy.ndimage
 import scipy.optimize
 
-from fspo_jax.evaluation.results import METHODS, SPLITS, Results
+from fspo_jax.evaluation.methods import METHODS
+from fspo_jax.evaluation.results import SPLITS, Results
 
-# Okabe and Ito's palette, which people of every kind of colour vision tell apart.
-_COLORS = {
-  "base": "#7F7F7F",
-  "fewshot_prompted": "#E69F00",
-  "fspo": "#0072B2",
-  "fspo_rat": "#009E73",
-  "oracle": "#CC79A7",
-}
 _INK = "#222222"
 _MUTED = "#6B6B6B"
 _RULE = "#BDBDBD"
@@ -125,14 +118,14 @@ def win_rates(results: Results, path: str | os.PathLike[str], *, key: str = "win
       ax.axvline(0.5, color=_MUTED, linewidth=1, linestyle=(0, (1, 2)))
       for row, method in enumerate(methods):
         if split in rates[method]:
-          _win_rate_row(ax, row, rates[method][split], _COLORS[method])
+          _win_rate_row(ax, row, rates[method][split], METHODS[method].color)
       ax.set_title(SPLITS[split])
       ax.set_xlim(0, 1)
       ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
       ax.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0, symbol=" %"))
       ax.set_xlabel("win rate against the base model")
       ax.set_ylim(len(methods) - 0.5, -0.5)
-      ax.set_yticks(range(len(methods)), [METHODS[method] for method in methods])
+      ax.set_yticks(range(len(methods)), [METHODS[method].label for method in methods])
       ax.tick_params(axis="y", length=0, labelcolor=_INK)
       ax.spines["left"].set_visible(False)
 
@@ -199,18 +192,18 @@ def _accuracy_lines(
   """Draws a panel's lines; returns (height of the right end, text, colour, bold) of each."""
   ends = [(0.5, "Chance", _MUTED, False)]
   ax.plot([0, k_max], [0.5, 0.5], color=_MUTED, linewidth=1, linestyle=(0, (1, 2)))
-  for method, label in METHODS.items():
+  for method, row in METHODS.items():
     if split not in results["preference_accuracy"].get(method, {}):
       continue
     mean = _by_k(results["preference_accuracy"][method][split], float)
     intervals = results["preference_accuracy_ci95"][method][split]
     band = _by_k(intervals, lambda pair: pair or [math.nan, math.nan])
-    ks = np.arange(len(mean))
+    ks = np.asarray(sorted(map(int, intervals)))
     ours = method.startswith("fspo")
     level = len(mean) == 1
     if level:
       ks, mean, band = np.array([0, k_max]), mean.repeat(2), band.repeat(2, axis=0)
-    color = _COLORS[method]
+    color = METHODS[method].color
     ax.fill_between(ks, *band.T, color=color, alpha=0.13, linewidth=0)
     ax.plot(
       ks,
@@ -223,7 +216,7 @@ def _accuracy_lines(
       zorder=3 if ours else 2.5,
       clip_on=False,
     )
-    ends.append((mean[-1], f"{label}  {100 * mean[-1]:.1f}", color, ours))
+    ends.append((mean[-1], f"{row.label}  {100 * mean[-1]:.1f}", color, ours))
   if split in results["bayes_accuracy"]:
     mean = _by_k(results["bayes_accuracy"][split], float)
     ax.plot(np.arange(len(mean)), mean, color=_INK, linewidth=1.4, linestyle=(0, (5, 2.5)))
@@ -232,7 +225,7 @@ def _accuracy_lines(
 
 
 def _by_k(by_k: Mapping[str, Any], convert: Callable[[Any], object]) -> Float[np.ndarray, "ks ..."]:
-  return np.array([convert(by_k[str(k)]) for k in range(len(by_k))], np.float64)
+  return np.array([convert(by_k[str(k)]) for k in sorted(map(int, by_k))], np.float64)
 
 
 def _direct_labels(ax: matplotlib.axes.Axes, ends: Sequence[tuple[float, str, str, bool]]) -> None:
@@ -301,7 +294,7 @@ def _curve(
   values: Float[np.ndarray, " points"],
 ) -> None:
   smoothed = len(values) > _SMOOTHED_ABOVE
-  color = _COLORS["fspo"]
+  color = METHODS["fspo"].color
   ax.plot(
     steps, values, color=color, linewidth=0.8 if smoothed else 1.8, alpha=0.3 if smoothed else 1
   )

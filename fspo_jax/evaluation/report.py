@@ -19,27 +19,10 @@ from typing import Any
 
 from fspo_jax.evaluation import plots
 from fspo_jax.evaluation import results as results_lib
-from fspo_jax.evaluation.results import METHODS, SPLITS, Results
+from fspo_jax.evaluation.methods import METHODS
+from fspo_jax.evaluation.results import SPLITS, Results
 from fspo_jax.preferences import Preference
 
-# What each method is and how it is scored, for the footnotes.
-_WHAT_IT_IS: Mapping[str, str] = {
-  "base": (
-    "the SFT model, given the question only; its accuracy is by the raw difference of the two "
-    "responses' log-probabilities."
-  ),
-  "fewshot_prompted": (
-    "the SFT model with the shots in its prompt; scored by how much the shots move the log-odds of "
-    "the two responses, against the same model without them. Its SFT saw shots whose labels carry "
-    "no information."
-  ),
-  "fspo": (
-    "the preference-trained model with the shots in its context; scored by the margin of implicit "
-    "rewards, against the frozen reference with the same shots."
-  ),
-  "fspo_rat": "the same as FSPO, and in its context also a description it wrote from the shots.",
-  "oracle": "the same as FSPO, and in its context also the user's gold description.",
-}
 _SHOTS_SHOWN = 3
 
 
@@ -141,7 +124,7 @@ def headline(results: Results) -> str:
   for method in ours + [method for method in methods if method not in ours]:
     last = str(_last_k(accuracy[method][split]))
     value = _rate(accuracy[method][split][last], intervals[method][split][last], unit=" %")
-    parts.append(f"{METHODS[method]} {value}")
+    parts.append(f"{METHODS[method].label} {value}")
   if split in results["bayes_accuracy"]:
     best = results["bayes_accuracy"][split]
     parts.append(f"the Bayes ceiling {_rate(best[str(_last_k(best))], unit=' %')}")
@@ -155,7 +138,7 @@ def headline(results: Results) -> str:
   ]
   if ours:
     wins = [
-      f"{METHODS[m]} wins {_rate(rates[m]['mean'], rates[m]['ci95'], unit=' %')} "
+      f"{METHODS[m].label} wins {_rate(rates[m]['mean'], rates[m]['ci95'], unit=' %')} "
       f"({_count(rates[m]['users'], 'user')})"
       for m in ours
     ]
@@ -204,7 +187,11 @@ def _accuracy_tables(results: Results) -> list[str]:
       if bayes:
         row.append(_rate(bayes[k]) if k in bayes else "")
       rows.append(row)
-    header = ["k", *(METHODS[method] for method in methods), *(["Bayes ceiling"] if bayes else [])]
+    header = [
+      "k",
+      *(METHODS[method].label for method in methods),
+      *(["Bayes ceiling"] if bayes else []),
+    ]
     blocks += [f"### {label}", _table(header, rows, align="right")]
   blocks.append(
     "In %, with 95 % intervals from resampling users. Chance is 50; a margin of exactly zero "
@@ -225,9 +212,9 @@ def _win_rate_table(key: str, rates: Mapping[str, Any]) -> list[str]:
     return []
   splits = [split for split in SPLITS if any(split in by for by in rates.values())]
   rows = []
-  for method, label in METHODS.items():
+  for method, row_of in METHODS.items():
     if rates.get(method):
-      row = [label]
+      row = [row_of.label]
       for split in splits:
         rate = rates[method].get(split)
         row += [_rate(rate["mean"], rate["ci95"]), str(rate["users"])] if rate else ["", ""]
@@ -246,7 +233,7 @@ def _win_rate_table(key: str, rates: Mapping[str, Any]) -> list[str]:
 
 def _methods(results: Results) -> list[str]:
   named = {*results["preference_accuracy"], *results["win_rate"]}
-  lines = [f"- **{METHODS[m]}**: {_WHAT_IT_IS[m]}" for m in METHODS if m in named]
+  lines = [f"- **{m.label}**: {m.about}" for name, m in METHODS.items() if name in named]
   return ["## The methods", "\n".join(lines)]
 
 
@@ -312,9 +299,9 @@ def _responses(sample: UserSample) -> str:
   rewards = sample.rewards or {}
   best = max(rewards.values(), default=None)
   rows = []
-  for method, label in METHODS.items():
+  for method, row_of in METHODS.items():
     if method in sample.responses:
-      row = [label, _text(sample.responses[method])]
+      row = [row_of.label, _text(sample.responses[method])]
       if rewards:
         reward = rewards.get(method)
         text = "" if reward is None else f"{reward:.2f}"

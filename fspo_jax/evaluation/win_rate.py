@@ -13,24 +13,10 @@ import numpy as np
 
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.evaluation import statistics
-from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.evaluation.contenders import Contender
+from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.worlds.world import World
-
-
-@dataclasses.dataclass(frozen=True)
-class Player:
-  """A method that answers prompts.
-
-  Attributes:
-    personalizer: the model behind it.
-    shots: the preferences in its context, for each user.
-    descriptions: the description after them, for each user; None for no descriptions.
-  """
-
-  personalizer: Personalizer
-  shots: Sequence[Sequence[Any]]
-  descriptions: Sequence[str] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +67,9 @@ def draw_prompts(
 def play(
   world: World[Any],
   users: Sequence[Any],
+  episodes: Sequence[Episode],
   prompts: Sequence[Sequence[str]],
-  players: Mapping[str, Player],
+  players: Mapping[str, Contender],
   decoding: Decoding,
   *,
   seed: int,
@@ -94,6 +81,7 @@ def play(
   Args:
     world: whose true reward judges.
     users: the world's users.
+    episodes: what is known of them.
     prompts: of each user, equally many.
     players: the methods; the first one is the base.
     decoding: how responses are sampled.
@@ -106,11 +94,9 @@ def play(
   responses, rewards, unfinished = {}, {}, {}
 
   def answer(
-    player: Player, player_seed: int
+    player: Contender, player_seed: int
   ) -> tuple[list[list[str]], Float[np.ndarray, "users prompts"], float]:
-    written = player.personalizer.respond(
-      player.shots, prompts, decoding, seed=player_seed, descriptions=player.descriptions
-    )
+    written = player.respond(episodes, prompts, decoding, seed=player_seed)
     texts = [[w.text for w in own] for own in written]
     judged = [
       [world.reward(user, prompt, text) for prompt, text in zip(asked, own, strict=True)]
@@ -119,9 +105,11 @@ def play(
     cut = float(np.mean([not w.finished for own in written for w in own]))
     return texts, np.asarray(judged, float), cut
 
-  for index, (name, player) in enumerate(players.items()):
-    responses[name], rewards[name], unfinished[name] = answer(player, seed + index)
-  _, opponent, _ = answer(players[base_name], seed + len(players))
+  # A method's randomness does not depend on what else plays.
+  order = list(METHODS)
+  for name, player in players.items():
+    responses[name], rewards[name], unfinished[name] = answer(player, seed + order.index(name))
+  _, opponent, _ = answer(players[base_name], seed + len(order))
   outcomes = {
     name: statistics.win_rate(own, opponent if name == base_name else rewards[base_name])
     for name, own in rewards.items()

@@ -115,7 +115,9 @@ def check_step0(objective: step_lib.Objective, metrics: dict[str, float]) -> Non
   Raises:
     TrainingError: the margin is not 0, or the loss not the one its formula has there.
   """
-  expected = losses.at_reference(objective.name, objective.beta)
+  expected = losses.at_reference(
+    objective.name, objective.beta, objective.desirable_weight, objective.undesirable_weight
+  )
   loss, margin = metrics["preference/loss"], metrics["logps/abs_margins"]
   if margin > _STEP0_TOLERANCE or abs(loss - expected) > _STEP0_TOLERANCE * max(expected, 1.0):
     raise TrainingError(

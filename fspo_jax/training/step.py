@@ -27,13 +27,16 @@ class Objective:
   """What a stage minimises: a weighted sum of a preference loss and likelihoods.
 
   Attributes:
-    name: the preference loss, 'ipo' or 'dpo'.
+    name: the preference loss, one of `losses.PREFERENCE_LOSSES`.
     beta: its strength.
     label_smoothing: of DPO.
     length_normalize: log-probabilities per token instead of sums, in the preference loss.
     preference_weight: weight of the preference loss (mean over pairs); 0 for SFT.
     chosen_weight: weight of the chosen responses' negative log-likelihood (mean over tokens).
     description_weight: the same for descriptions.
+    gamma: of SimPO, the target of beta times the difference in mean log-probability.
+    desirable_weight: of KTO, lambda_D: the weight of chosen responses.
+    undesirable_weight: of KTO, lambda_U: the weight of rejected responses.
   """
 
   name: str
@@ -43,16 +46,57 @@ class Objective:
   preference_weight: float
   chosen_weight: float
   description_weight: float
+  gamma: float = 0.0
+  desirable_weight: float = 1.0
+  undesirable_weight: float = 1.0
 
   def __post_init__(self) -> None:
-    if self.beta <= 0:
-      raise ValueError(f"loss.beta={self.beta} must be positive")
-    losses.preference(self.name, jnp.zeros(()), self.beta, self.label_smoothing)
+    for key in ("beta", "desirable_weight", "undesirable_weight"):
+      if getattr(self, key) <= 0:
+        raise ValueError(f"loss.{key}={getattr(self, key)} must be positive")
+    if self.gamma < 0:
+      raise ValueError(f"loss.gamma={self.gamma} must be 0 or more")
+    zero = jnp.zeros(())
+    self.preference_loss(zero, zero, zero)  # refuses what the loss does not have
+    if self.name == "simpo" and not self.length_normalize:
+      raise ValueError(
+        f"loss.length_normalize={self.length_normalize}, expected True for loss.name='simpo': its "
+        "reward is the mean log-probability of a token; without a reference, a sum is mostly length"
+      )
+
+  @property
+  def needs_pairs(self) -> bool:
+    """Whether pairs are scored: only the preference loss is about them."""
+    return self.preference_weight > 0
 
   @property
   def needs_reference(self) -> bool:
-    """Whether the reference is scored: only the preference loss compares with it."""
-    return self.preference_weight > 0
+    """Whether the reference is scored: only the preference loss compares with it, if at all."""
+    return self.needs_pairs and self.name not in losses.REFERENCE_FREE
+
+  @property
+  def needs_reference_point(self) -> bool:
+    """Whether the loss of a pair is relative to z_0, which the whole batch decides: KTO's is."""
+    return self.needs_pairs and self.name == "kto"
+
+  def preference_loss(
+    self,
+    chosen: losses.Scores,
+    rejected: losses.Scores,
+    z0: Float[Array, ""] | None,
+  ) -> losses.Scores:
+    """The preference loss of each pair, from its responses' log pi - log ref."""
+    return losses.preference(
+      self.name,
+      chosen,
+      rejected,
+      beta=self.beta,
+      label_smoothing=self.label_smoothing,
+      gamma=self.gamma,
+      desirable_weight=self.desirable_weight,
+      undesirable_weight=self.undesirable_weight,
+      z0=z0,
+    )
 
 
 class TrainState(NamedTuple):
@@ -63,24 +107,35 @@ class TrainState(NamedTuple):
   opt_state: Any
 
 
+def pair_log_ratios(
+  policy: scoring.SegmentScores,
+  reference: scoring.SegmentScores,
+  batch: TreeBatch,
+  length_normalize: bool,
+) -> tuple[Float[Array, "B P"], Float[Array, "B P"]]:
+  """Log pi - log ref of every pair's chosen and rejected response.
+
+  Padding pairs give whatever segment 0 gives, with weight 0.
+  """
+
+  def pick(scores: scoring.SegmentScores, segments: Int[Array, "B P"]) -> Float[Array, "B P"]:
+    values = losses.normalize(scores.logprob, scores.length, length_normalize)
+    return jnp.take_along_axis(values, segments, axis=1)
+
+  return (
+    pick(policy, batch.pair_chosen) - pick(reference, batch.pair_chosen),
+    pick(policy, batch.pair_rejected) - pick(reference, batch.pair_rejected),
+  )
+
+
 def pair_margins(
   policy: scoring.SegmentScores,
   reference: scoring.SegmentScores,
   batch: TreeBatch,
   length_normalize: bool,
 ) -> Float[Array, "B P"]:
-  """H of every pair; padding pairs give whatever segment 0 gives, with weight 0."""
-
-  def pick(scores: scoring.SegmentScores, segments: Int[Array, "B P"]) -> Float[Array, "B P"]:
-    values = losses.normalize(scores.logprob, scores.length, length_normalize)
-    return jnp.take_along_axis(values, segments, axis=1)
-
-  return losses.margin(
-    pick(policy, batch.pair_chosen),
-    pick(policy, batch.pair_rejected),
-    pick(reference, batch.pair_chosen),
-    pick(reference, batch.pair_rejected),
-  )
+  """H of every pair; padding pairs as in `pair_log_ratios`."""
+  return losses.margin(*pair_log_ratios(policy, reference, batch, length_normalize))
 
 
 def _weights(batch: TreeBatch) -> dict[str, Float[Array, "..."]]:
@@ -107,12 +162,28 @@ def token_counts(batch: TreeBatch) -> dict[str, Float[Array, ""]]:
   return {name: jnp.maximum(count, 1.0) for name, count in counts.items()}
 
 
+def mean_log_ratio(
+  objective: Objective,
+  policy: scoring.SegmentScores,
+  reference: scoring.SegmentScores,
+  batch: TreeBatch,
+  counts: dict[str, Float[Array, ""]],
+) -> Float[Array, ""]:
+  """Mean of log pi - log ref over the pairs' responses: a part's share, which adds up over parts.
+
+  Of the whole batch, `losses.reference_point` makes it KTO's z_0.
+  """
+  chosen, rejected = pair_log_ratios(policy, reference, batch, objective.length_normalize)
+  return (batch.pair_weight * 0.5 * (chosen + rejected)).sum() / counts["pair"]
+
+
 def objective_value(
   objective: Objective,
   policy: scoring.SegmentScores,
   reference: scoring.SegmentScores | None,
   batch: TreeBatch,
   counts: dict[str, Float[Array, ""]],
+  z0: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
   """The loss of (a part of) a batch, divided by the counts of the whole of it.
 
@@ -125,6 +196,7 @@ def objective_value(
     reference: of the reference; None when the objective does not need them.
     batch: the token trees.
     counts: `token_counts` of the whole batch.
+    z0: the reference point of the whole batch, for an objective that needs one.
 
   Returns:
     The loss and the metrics, all of which add up over parts.
@@ -139,9 +211,12 @@ def objective_value(
     value = (weights[kind] * nll).sum() / counts[kind]
     metrics[f"nll/{kind}"] = value
     terms.append(weight * value)
+  if objective.needs_pairs and not objective.needs_reference:
+    reference = jax.tree.map(jnp.zeros_like, policy)  # log pi itself is compared
   if reference is not None:
-    h = pair_margins(policy, reference, batch, objective.length_normalize)
-    each = losses.preference(objective.name, h, objective.beta, objective.label_smoothing)
+    chosen, rejected = pair_log_ratios(policy, reference, batch, objective.length_normalize)
+    h = losses.margin(chosen, rejected)
+    each = objective.preference_loss(chosen, rejected, z0)
 
     def mean(values: Float[Array, "B P"], name: str) -> Float[Array, ""]:
       return (weights[name] * values).sum() / counts[name]
@@ -154,6 +229,8 @@ def objective_value(
     metrics["logps/abs_margins"] = mean(jnp.abs(h), "pair")
     metrics["rewards/accuracies"] = mean(correct, "pair")
     metrics["rewards/accuracies_described"] = mean(correct, "described_pair")
+    if objective.needs_reference_point:
+      metrics["preference/reference_point"] = mean(jnp.broadcast_to(z0, h.shape), "pair")
   loss = sum(terms)
   metrics["loss"] = loss
   return loss, metrics
@@ -177,21 +254,43 @@ def make_step(
     mesh: where it runs.
     vocab_chunk: vocabulary entries per chunk of the projection.
     accumulate: parts the batch's rows are split into, one after another; the gradient is the
-      whole batch's.
+      whole batch's. KTO then takes one more forward pass, for the whole batch's reference point.
 
   Returns:
     The step; it donates the state. Reference params are None for an objective without one.
   """
 
-  def part_loss(
-    params: Any, reference_params: Any, part: TreeBatch, counts: dict[str, Float[Array, ""]]
-  ) -> tuple[Float[Array, ""], Metrics]:
+  def scores(
+    params: Any, reference_params: Any, part: TreeBatch
+  ) -> tuple[scoring.SegmentScores, scoring.SegmentScores | None]:
     policy = scoring.segment_scores(model, params, part, chunk=vocab_chunk)
     reference = None
     if objective.needs_reference:
       reference = scoring.segment_scores(model, reference_params, part, chunk=vocab_chunk)
       reference = jax.lax.stop_gradient(reference)
-    return objective_value(objective, policy, reference, part, counts)
+    return policy, reference
+
+  def part_loss(
+    params: Any,
+    reference_params: Any,
+    part: TreeBatch,
+    counts: dict[str, Float[Array, ""]],
+    z0: Float[Array, ""] | None,
+  ) -> tuple[Float[Array, ""], Metrics]:
+    policy, reference = scores(params, reference_params, part)
+    if objective.needs_reference_point and z0 is None:  # the part is the whole batch
+      z0 = losses.reference_point(mean_log_ratio(objective, policy, reference, part, counts))
+    return objective_value(objective, policy, reference, part, counts, z0)
+
+  def reference_point_of_parts(
+    params: Any, reference_params: Any, parts: TreeBatch, counts: dict[str, Float[Array, ""]]
+  ) -> Float[Array, ""]:
+    # A forward pass of its own: the gradient of the first part needs the scores of the last.
+    def body(total: Float[Array, ""], part: TreeBatch) -> tuple[Float[Array, ""], None]:
+      policy, reference = scores(params, reference_params, part)
+      return total + mean_log_ratio(objective, policy, reference, part, counts), None
+
+    return losses.reference_point(jax.lax.scan(body, jnp.zeros(()), parts)[0])
 
   gradient = jax.grad(part_loss, has_aux=True)
 
@@ -200,21 +299,24 @@ def make_step(
   ) -> tuple[TrainState, Metrics]:
     counts = token_counts(batch)
     if accumulate == 1:
-      grads, metrics = gradient(state.params, reference_params, batch, counts)
+      grads, metrics = gradient(state.params, reference_params, batch, counts, None)
     else:
       # Interleaved parts, so that every device keeps rows in every part.
       parts = jax.tree.map(
         lambda x: x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1),
         batch,
       )
+      z0 = None
+      if objective.needs_reference_point:
+        z0 = reference_point_of_parts(state.params, reference_params, parts, counts)
 
       def body(total: Any, part: TreeBatch) -> tuple[Any, None]:
         return jax.tree.map(
-          jnp.add, total, gradient(state.params, reference_params, part, counts)
+          jnp.add, total, gradient(state.params, reference_params, part, counts, z0)
         ), None
 
       shapes = jax.eval_shape(
-        gradient, state.params, reference_params, jax.tree.map(lambda x: x[0], parts), counts
+        gradient, state.params, reference_params, jax.tree.map(lambda x: x[0], parts), counts, z0
       )
       zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       (grads, metrics), _ = jax.lax.scan(body, zeros, parts)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fspo_jax.episodes import batching, sampling, templates, tokenizers
-from fspo_jax.episodes.pretraining import Mixture, PretrainingEpisodes, layout
+from fspo_jax.episodes.pretraining import Mixture, PretrainingEpisodes, layout, reading_question
 from fspo_jax.episodes.sampling import Page
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds.elix import ElixWorld
@@ -17,8 +17,8 @@ from fspo_jax.worlds.reviews import ReviewsWorld
 from fspo_jax.worlds.roleplay import RoleplayWorld
 
 WORLDS = ReviewsWorld(), ElixWorld(), RoleplayWorld()
-PAIRS = 15, 8, 9
-QUERIES = 20
+PAIRS = 13, 8, 9
+ITEMS = 20
 MIXTURE = Mixture(
   answers=0.36,
   labels=0.22,
@@ -35,7 +35,7 @@ def _only(kind, worlds=WORLDS, rationality=2.2):
   # A weight of next to nothing: knowledge alone is refused, since some worlds have none.
   weights = {k: 1.0 if k == kind else 1e-12 for k in KINDS}
   mixture = Mixture(**weights, pairs=_pairs(worlds), rationality=rationality)
-  return PretrainingEpisodes(worlds, mixture, QUERIES, seed=3)
+  return PretrainingEpisodes(worlds, mixture, ITEMS, seed=3)
 
 
 def _pairs(worlds):
@@ -44,21 +44,21 @@ def _pairs(worlds):
 
 def _of(world, seed=0):
   mixture = dataclasses.replace(MIXTURE, pairs=_pairs((world,)))
-  return PretrainingEpisodes((world,), mixture, QUERIES, seed)
+  return PretrainingEpisodes((world,), mixture, ITEMS, seed)
 
 
 def _kind_of(episode):
   if not episode.shots:
-    return "knowledge" if episode.description is None else "answers"
+    return "answers"
   if isinstance(episode.shots[0], Page):
-    return "pages"
-  return "readings" if episode.queries else "labels"
+    return "knowledge" if episode.description is None else "pages"
+  return "readings" if isinstance(episode.shots[-1], Page) else "labels"
 
 
 def test_documents_are_a_function_of_seed_and_index_in_the_mixtures_proportions():
-  episodes = PretrainingEpisodes(WORLDS, MIXTURE, QUERIES, seed=0)
+  episodes = PretrainingEpisodes(WORLDS, MIXTURE, ITEMS, seed=0)
   found = [episodes(i) for i in range(1200)]
-  assert found[7] == episodes(7) != PretrainingEpisodes(WORLDS, MIXTURE, QUERIES, seed=1)(7)
+  assert found[7] == episodes(7) != PretrainingEpisodes(WORLDS, MIXTURE, ITEMS, seed=1)(7)
   counts = collections.Counter(map(_kind_of, found))
   # Two worlds of three have knowledge; the third shares its part out among the other kinds.
   share = MIXTURE.knowledge / sum(MIXTURE.weights)
@@ -68,7 +68,7 @@ def test_documents_are_a_function_of_seed_and_index_in_the_mixtures_proportions(
     assert counts[kind] / 1200 == pytest.approx(known + other, abs=0.05)
   for kind in ("labels", "pages"):
     assert {len(e.shots) for e in found if _kind_of(e) == kind} == set(PAIRS)
-  assert {len(e.shots) for e in found if _kind_of(e) == "readings"} == {5}
+  assert {len(e.shots) for e in found if _kind_of(e) == "readings"} == {5 + 10}
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
@@ -78,8 +78,8 @@ def test_nothing_is_about_evaluation_users_or_unseen_topics(world):
     assert episode.user_id in people
     if _kind_of(episode) == "knowledge":
       known = dict(world.knowledge())
-      for query in episode.queries:
-        assert known[query.prompt] == query.chosen != query.rejected
+      for page in episode.shots:
+        assert known[page.prompt] == page.response
       continue
     prompts = [item.prompt for item in (*episode.shots, *episode.queries)]
     for prompt in prompts:
@@ -126,14 +126,17 @@ def test_labels_say_nothing_of_the_user():
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_a_reading_describes_whoever_likes_its_response_best(world):
   for episode in map(_only("readings", (world,)), range(60)):
-    texts = [text for shot in episode.shots for text in (shot.chosen, shot.rejected)]
-    prompts = [shot.prompt for shot in episode.shots for _ in range(2)]
-    assert len(episode.queries) == len(texts)
-    for prompt, text, query in zip(prompts, texts, episode.queries, strict=True):
-      kind = world.kind(prompt, text)
-      assert query.chosen == world.reading(prompt, kind) != query.rejected
-      rewards = world.kind_rewards(world.tastes([world.read(query.chosen)])[0], prompt)
-      assert rewards[kind] == rewards.max()
+    pairs = [shot for shot in episode.shots if isinstance(shot, Preference)]
+    read = {shot.prompt: shot.response for shot in episode.shots if isinstance(shot, Page)}
+    assert len(read) == 2 * len(pairs)
+    for number, pair in enumerate(pairs, 1):
+      words = [read[reading_question(number, side)] for side in (0, 1)]
+      assert words[0] != words[1]
+      for text, said in zip((pair.chosen, pair.rejected), words, strict=True):
+        kind = world.kind(pair.prompt, text)
+        assert said == world.reading(pair.prompt, kind)
+        rewards = world.kind_rewards(world.tastes([world.read(said)])[0], pair.prompt)
+        assert rewards[kind] == rewards.max()
 
 
 def test_a_document_grows_the_branches_that_it_has():
@@ -147,21 +150,14 @@ def test_a_document_grows_the_branches_that_it_has():
 
   def scored(name):
     episode = _only(name, WORLDS[1:])(0)
-    built = templates.build(episode, formatter, layout(15))
+    built = templates.build(episode, formatter, layout(ITEMS))
     return episode, collections.Counter((s.kind, s.shots) for s in built.segments)
 
   episode, found = scored("answers")
-  # Without description, and under.
-  assert found == {(kind.CHOSEN, 0): 2 * len(episode.queries), (kind.DESCRIPTION, 0): 1}
-  episode, found = scored("knowledge")
-  assert found == {(kind.CHOSEN, 0): QUERIES}
-  episode, found = scored("labels")
-  assert found == {(kind.CHOSEN, k): 1 for k in range(len(episode.shots))}
-  episode, found = scored("readings")
-  count = len(episode.shots)
-  expected = collections.Counter({(kind.CHOSEN, k): 1 for k in range(count)})
-  expected[kind.CHOSEN, count] += 2 * count
-  assert found == expected
+  assert found == {(kind.CHOSEN, 0): len(episode.queries), (kind.DESCRIPTION, 0): 1}
+  for name in ("labels", "readings", "knowledge"):
+    episode, found = scored(name)
+    assert found == {(kind.CHOSEN, k): 1 for k in range(len(episode.shots))}
   episode, found = scored("pages")
   count = len(episode.shots)
   assert found == {(kind.CHOSEN, k): 1 for k in range(count)} | {
@@ -195,11 +191,11 @@ def test_impossible_mixtures_are_refused():
   with pytest.raises(ValueError, match=r"pairs=\(4,\), expected 5"):
     Mixture(1.0, 0.0, 0.0, 0.0, 0.0, (4,), 1.0)
   with pytest.raises(ValueError, match="found 0 worlds"):
-    PretrainingEpisodes((), MIXTURE, QUERIES, 0)
+    PretrainingEpisodes((), MIXTURE, ITEMS, 0)
   with pytest.raises(ValueError, match="found 2 worlds"):
-    PretrainingEpisodes(WORLDS[:2], MIXTURE, QUERIES, 0)
-  with pytest.raises(ValueError, match="queries=10, expected 11"):
-    PretrainingEpisodes(WORLDS, MIXTURE, 10, 0)
+    PretrainingEpisodes(WORLDS[:2], MIXTURE, ITEMS, 0)
+  with pytest.raises(ValueError, match="items=18, expected 19"):
+    PretrainingEpisodes(WORLDS, MIXTURE, 18, 0)
 
 
 def test_documents_fit_rows_of_the_layouts_packing():
@@ -208,11 +204,11 @@ def test_documents_fit_rows_of_the_layouts_packing():
     vocab_size=600,
     model_type="bpe",
   )
-  branches = layout(15)
+  branches = layout(ITEMS)
   packing = batching.Packing.of(
-    branches, shots=15, queries=QUERIES, episodes=1, tokens=4096, scored_tokens=3072
+    branches, shots=ITEMS, queries=ITEMS, episodes=1, tokens=4096, scored_tokens=3072
   )
-  episodes = PretrainingEpisodes(WORLDS, MIXTURE, QUERIES, 0)
+  episodes = PretrainingEpisodes(WORLDS, MIXTURE, ITEMS, 0)
   rows = batching.Rows(episodes, templates.Formatter(pieces), branches, packing)
   for i in range(20):
     assert rows(i).dropped_shots == 0

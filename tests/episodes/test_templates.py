@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of templates: golden layouts in characters, and what every path of any episode reads as."""
 
+import dataclasses
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from fspo_jax.episodes import templates, trees
-from fspo_jax.episodes.sampling import Episode
+from fspo_jax.episodes import batching, templates, trees
+from fspo_jax.episodes.sampling import DescriptionPair, Episode
 from fspo_jax.episodes.templates import Context, Kind, Layout, Segment
 from fspo_jax.preferences import Preference
 from tests import tiny
@@ -120,6 +122,114 @@ def test_descriptions_written_after_each_number_of_shots_take_the_gold_ones_plac
   assert CHARS.decode(_build(nobody, Layout(description_shots=(0, 1))).tree.tokens) == "^?q!a$~b$"
 
 
+DESCRIBED = Episode(
+  "u", EPISODE.shots, EPISODE.queries, "d", described=DescriptionPair(1, better="m", worse="n")
+)
+
+
+def test_a_description_pair_hangs_after_its_shots_with_queries_under_the_better_one():
+  layout = Layout(description_pairs=True, description_pair_queries=True)
+  built = _build(DESCRIBED, layout)
+  assert CHARS.decode(built.tree.tokens) == "^?q!a$~b$@n$m$?x!z$y$"
+  assert _text(built.tree.roles.tolist()) == "0" + "11122333" + "44444" + "1112222"
+  shot = "^?q!a$~b$"
+  paths = {i: _path_text(built, i) for i in range(len(built.segments))}
+  assert {(paths[p.chosen], paths[p.rejected], p.shots, p.context) for p in built.pairs} == {
+    (shot + "@m$", shot + "@n$", 1, Context.DESCRIPTION_PAIR),
+    (shot + "@m$?x!y$", shot + "@m$?x!z$", 1, Context.DESCRIPTION),
+  }
+  # What was sampled is compared, and imitated by no likelihood.
+  kinds = {paths[i]: s.kind for i, s in enumerate(built.segments)}
+  assert kinds[shot + "@m$"] == kinds[shot + "@n$"] == Kind.SAMPLED_DESCRIPTION
+  assert len({Context.SHOTS, Context.DESCRIPTION, Context.DESCRIPTION_PAIR}) == 3
+
+
+def test_a_description_pair_needs_no_gold_description_and_no_scored_responses():
+  layout = Layout(rejected=False, query_shots=(1,), description_shots=(1,), description_pairs=True)
+  built = _build(DESCRIBED, layout)
+  assert CHARS.decode(built.tree.tokens) == "^?q!a$~b$?x!y$@d$@n$m$"
+  assert [p.context for p in built.pairs] == [Context.DESCRIPTION_PAIR]
+  assert (layout.max_segments(1, 1), layout.max_pairs(1, 1)) == (4, 1)
+  assert len(built.segments) == 4
+  # A layout without pairs does not see them.
+  plain = Layout(rejected=False, query_shots=(1,), description_shots=(1,))
+  assert CHARS.decode(_build(DESCRIBED, plain).tree.tokens) == "^?q!a$~b$?x!y$@d$"
+
+
+def test_a_description_pair_stays_where_a_row_has_no_room_for_all_its_shots():
+  layout = Layout(description_pairs=True)
+  shots = (Preference("q", "a", "b"), Preference("r", "c", "e"))
+  episode = Episode("u", shots, EPISODE.queries, described=DescriptionPair(2, "m", "n"))
+  packing = batching.Packing.of(layout, shots=2, queries=1, episodes=1, tokens=15, scored_tokens=8)
+  form = templates.Formatter(CHARS, templates.MARKERS)
+  (built,), dropped = batching.fit([episode], form, layout, packing)
+  assert (CHARS.decode(built.tree.tokens), dropped) == ("^?r!c$~e$@n$m$", 1)
+  row = batching.pack([built], packing)
+  assert row.pair_context.tolist() == [Context.DESCRIPTION_PAIR]
+  assert row.segment_kind.tolist() == [Kind.SAMPLED_DESCRIPTION] * 2
+
+
+def test_pairs_of_descriptions_are_refused_where_there_are_none():
+  with pytest.raises(ValueError, match="description_pairs=True: found an episode of user 'u' with"):
+    _build(EPISODE, Layout(description_pairs=True))
+  with pytest.raises(ValueError, match="description_pair_queries=True with description_pairs=Fal"):
+    Layout(description_pair_queries=True)
+
+
+def test_golden_layout_with_rewards():
+  # Each response under its own reward, in front of and among the shots, and under a description.
+  built = _build(layout=dataclasses.replace(EVERYTHING, rewards=True))
+  assert CHARS.decode(built.tree.tokens) == "^?x~z$!y$?q~b$!a$~b$?x~z$!y$@d$?x~z$!y$"
+  assert _text(built.tree.roles.tolist()) == "0" + "11333122" + "11333122" + "333" + (
+    "11333122" + "444" + "11333122"
+  )
+  shot = "^?q!a$~b$"
+  found = {(_path_text(built, i), s.kind, s.shots) for i, s in enumerate(built.segments)}
+  assert found == {
+    ("^?x~z$", Kind.CHOSEN, 0),
+    ("^?x!y$", Kind.CHOSEN, 0),
+    ("^?q~b$", Kind.CHOSEN, 0),
+    ("^?q!a$", Kind.CHOSEN, 0),
+    (shot + "?x~z$", Kind.CHOSEN, 1),
+    (shot + "?x!y$", Kind.CHOSEN, 1),
+    (shot + "@d$", Kind.DESCRIPTION, 1),
+    (shot + "@d$?x~z$", Kind.CHOSEN, 1),
+    (shot + "@d$?x!y$", Kind.CHOSEN, 1),
+  }
+  assert built.pairs == ()
+
+
+@pytest.mark.parametrize("template", [templates.MARKERS, templates.HEADINGS])
+def test_the_high_reward_is_asked_for_as_a_sampler_asks(template):
+  form = templates.Formatter(tiny.tokenizer(), template)
+  episode = Episode("u", (), (Preference("Well?", "A gem.", "A bore."),))
+  rewards, plain = (
+    templates.build(episode, form, Layout(query_shots=(0,), rewards=r)).tree for r in (True, False)
+  )
+
+  def path(tree, text):
+    """The ids and roles up to a response's end."""
+    ids = list(form.answer(text))
+    (last,) = [
+      i
+      for i in range(len(tree))
+      if tree.segments[i] >= 0 and tree.tokens[trees.path_to(tree, i)].tolist()[-len(ids) :] == ids
+    ]
+    found = trees.path_to(tree, last)
+    return tree.tokens[found].tolist(), tree.roles[found].tolist()
+
+  assert path(rewards, "A gem.") == path(plain, "A gem.")
+  low, roles = path(rewards, "A bore.")
+  end = form.dispreferred("A bore.")
+  assert low == [form.tokenizer.bos_id, *form.asked("Well?"), *end]
+  assert roles[-len(end) :] == [templates.Role.DISPREFERRED] * len(end)
+
+
+def test_rewards_need_the_rejected_responses():
+  with pytest.raises(ValueError, match="rewards=True with rejected=False"):
+    Layout(rewards=True, rejected=False)
+
+
 @st.composite
 def _episodes(draw):
   """Episodes whose texts are all different letters."""
@@ -128,7 +238,8 @@ def _episodes(draw):
   take = lambda n: tuple(  # noqa: E731
     Preference(*(next(letters) for _ in range(3))) for _ in range(n)
   )
-  return Episode("u", take(shots), take(queries), "D")
+  pair = DescriptionPair(draw(st.integers(0, shots)), "G", "H")
+  return Episode("u", take(shots), take(queries), "D", described=pair)
 
 
 @st.composite
@@ -137,7 +248,9 @@ def _layouts(draw, shots):
   described = ks(st.integers(0, shots))
   queried = ks(st.sampled_from(described)) if described else ()
   flags = draw(st.booleans()), draw(st.booleans())
-  return Layout(*flags, ks(st.integers(0, shots)), described, queried)
+  pairs = draw(st.booleans())
+  more = pairs, pairs and draw(st.booleans()), flags[1] and draw(st.booleans())
+  return Layout(*flags, ks(st.integers(0, shots)), described, queried, *more)
 
 
 @hypothesis.given(st.data())
@@ -155,7 +268,12 @@ def test_every_path_reads_as_its_shots_and_then_its_question_and_answer(data):
   expected, pairs = [], []
 
   def responses(start, preference, k, context):
-    start += f"?{preference.prompt}!"
+    start += f"?{preference.prompt}"
+    if layout.rewards:
+      expected.append((f"{start}!{preference.chosen}$", Kind.CHOSEN, k))
+      expected.append((f"{start}~{preference.rejected}$", Kind.CHOSEN, k))
+      return
+    start += "!"
     expected.append((f"{start}{preference.chosen}$", Kind.CHOSEN, k))
     if layout.rejected:
       expected.append((f"{start}{preference.rejected}$", Kind.REJECTED, k))
@@ -172,6 +290,13 @@ def test_every_path_reads_as_its_shots_and_then_its_question_and_answer(data):
     if k in layout.description_queries:
       for query in episode.queries:
         responses(before[k] + "@D$", query, k, Context.DESCRIPTION)
+  if layout.description_pairs:
+    k = episode.described.shots
+    better, worse = (f"{before[k]}@{text}$" for text in "GH")
+    expected += [(path, Kind.SAMPLED_DESCRIPTION, k) for path in (better, worse)]
+    pairs.append((better, worse, k, Context.DESCRIPTION_PAIR))
+    for query in episode.queries if layout.description_pair_queries else ():
+      responses(better, query, k, Context.DESCRIPTION)
   paths = [_path_text(built, i) for i in range(len(built.segments))]
   found = [(path, s.kind, s.shots) for path, s in zip(paths, built.segments, strict=True)]
   assert sorted(found) == sorted(expected)

@@ -3,6 +3,7 @@
 """Tests of the evaluation of a split: margins by method and k, the ceiling, missing pairs."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from fspo_jax import sharding
 from fspo_jax.episodes.sampling import WorldEpisodes
 from fspo_jax.episodes.templates import Context, Layout
 from fspo_jax.evaluation import evaluate, preference_accuracy, truth
+from fspo_jax.evaluation.contenders import Models, Scorer
 from fspo_jax.evaluation.preference_accuracy import PairScores
 from fspo_jax.worlds import bayes
 from tests import tiny
 
 SHOTS, EPISODES = 3, 60
+METHODS = ("base", "plain", "fewshot_prompted", "fspo", "fspo_rat", "fspo_gold", "oracle")
 SETTINGS = evaluate.Settings(
+  methods=METHODS,
   shots=SHOTS,
   episodes=EPISODES,
   rows=2,
@@ -100,29 +104,75 @@ class TestBayes:
     assert float(anybody.predict(shots, query)) == pytest.approx(0.5, abs=1e-9)
 
 
-class TestMargins:
-  def test_every_method_is_a_difference_to_the_frozen_reference(self, evaluation, monkeypatch):
+class _Models:
+  """Stands in for the models: log-odds by (trained, shots, described), one per k and episode."""
+
+  def __init__(self):
+    self.asked = []
     rng = np.random.default_rng(0)
-    policy, reference = rng.standard_normal((2, SHOTS + 1, EPISODES))
+    self.tables = {
+      key: rng.standard_normal((SHOTS + 1, EPISODES))
+      for key in itertools.product((True, False), (True, False), ("", "written", "gold"))
+    }
 
-    def score(params, episodes, layout, label):
-      del params
-      assert tuple(layout.query_shots) == tuple(range(SHOTS + 1))
-      table = {"policy": policy, "reference": reference}[label]
-      k, episode = np.indices(table.shape).reshape(2, -1)
-      return _scores(episode, k, np.full(k.shape, Context.SHOTS), table.ravel())
+  def score(self, episodes, trained, shots, described):
+    self.asked.append((trained, shots, described, len(episodes)))
+    table = self.tables[trained, shots, described][:, : len(episodes)]
+    if not shots:
+      table = np.repeat(table[:1], SHOTS + 1, axis=0)
+    return list(table), PairScores(*np.zeros((4, 1)), 2, 0.25)
 
-    models = evaluate.Models(None, {}, {}, None, None, 0)
-    monkeypatch.setattr(evaluation, "models", models)
-    monkeypatch.setattr(evaluation, "_score", score)
-    margins, facts = evaluation.margins()
-    assert list(margins) == ["base", "fewshot_prompted", "fspo"]
-    np.testing.assert_array_equal(margins["base"], [reference[0]] * (SHOTS + 1))
-    np.testing.assert_array_equal(margins["fewshot_prompted"], reference - reference[0])
-    np.testing.assert_array_equal(margins["fspo"], policy - reference)
-    np.testing.assert_array_equal(facts["reference"], reference)
-    # Without shots few-shot prompting is the base itself: its margin says nothing.
-    assert evaluation.intervals(margins)[0]["fewshot_prompted"]["0"] == 0.5
+
+class TestMargins:
+  def test_every_method_is_a_difference_to_what_it_is_compared_with(self, evaluation, monkeypatch):
+    models = _Models()
+    monkeypatch.setattr(evaluation.scorer, "_score", models.score)
+    monkeypatch.setattr(evaluation, "_written", [["is nice"] * (SHOTS + 1)] * SETTINGS.rat_episodes)
+    margins = evaluation.margins()
+    assert tuple(margins) == METHODS
+    table, few = models.tables, SETTINGS.rat_episodes
+    base, shown = table[False, False, ""][0], table[False, True, ""]
+    expected = {
+      "base": [base] * (SHOTS + 1),
+      "plain": [table[True, False, ""][0] - base] * (SHOTS + 1),
+      "fewshot_prompted": shown - base,
+      "fspo": table[True, True, ""] - shown,
+      "fspo_rat": (table[True, True, "written"] - shown)[:, :few],
+      "fspo_gold": (table[True, True, "gold"] - shown)[:, :few],
+      "oracle": [table[False, False, "gold"][0]] * (SHOTS + 1),
+    }
+    for name, values in expected.items():
+      np.testing.assert_array_equal(margins[name], values, err_msg=name)
+    # Each forward pass is done once, and descriptions are asked of the first episodes alone.
+    assert len(set(models.asked)) == len(models.asked) == 7
+    assert (True, True, "written", few) in models.asked
+    assert evaluation.scorer.facts == {"padding_fraction": 0.25, "dropped_shots": 2}
+
+  def test_what_is_given_without_shots_is_scored_without_them(self):
+    model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, layers=1)
+    params = tiny.params(model)
+    models = Models(model, params, params, tiny.formatter(), sharding.make_mesh(1, 1, 1), 512)
+    source = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
+    episodes = [source(i) for i in range(3)]
+    scorer = Scorer(models, shots=SHOTS, rows=2, max_row_tokens=1024, name="test")
+
+    def odds(shots, described=""):
+      return scorer.differences(episodes, trained=False, shots=shots, described=described)
+
+    # After no shots, with shots to come or without any, the queries are the same.
+    np.testing.assert_allclose(odds(False)[SHOTS], odds(True)[0], atol=1e-4)
+    assert np.abs(odds(False, "gold")[0] - odds(False)[0]).min() > 1e-3
+
+  def test_a_method_that_nothing_has_made_is_refused(self):
+    settings = dataclasses.replace(SETTINGS, methods=("base", "vpl"))
+    episodes = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
+    with pytest.raises(ValueError, match="'vpl' is no prompt, and this run has not made it"):
+      evaluate.SplitEvaluation("unseen", episodes, None, settings, seed=3)
+    other = object()
+    found = evaluate.SplitEvaluation(
+      "unseen", episodes, None, settings, seed=3, others={"vpl": other}
+    )
+    assert found.contenders["vpl"] is other
 
   def test_a_missing_pair_counts_neither_as_right_nor_as_wrong(self, evaluation):
     values = np.full(EPISODES, np.nan)
@@ -136,3 +186,9 @@ class TestMargins:
 def test_more_of_a_part_than_there_are_episodes_is_refused(key):
   with pytest.raises(ValueError, match=rf"evaluation\.{key}={EPISODES + 1} .*cannot be more"):
     dataclasses.replace(SETTINGS, **{key: EPISODES + 1})
+
+
+@pytest.mark.parametrize("methods", [("fspo", "base"), ("base", "fsop"), ("base", "fspo", "fspo")])
+def test_methods_are_known_and_the_base_comes_first(methods):
+  with pytest.raises(ValueError, match="expected distinct ones of .*'base' first"):
+    dataclasses.replace(SETTINGS, methods=methods)

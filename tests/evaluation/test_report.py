@@ -8,12 +8,15 @@ import pytest
 
 from fspo_jax.evaluation import plots, report
 from fspo_jax.evaluation import results as results_lib
+from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.preferences import Preference
+
+FIVE = ("base", "fewshot_prompted", "fspo", "fspo_rat", "oracle")
 
 
 def _full() -> dict:
   accuracy, intervals, wins = {}, {}, {}
-  for i, method in enumerate(results_lib.METHODS):
+  for i, method in enumerate(FIVE):
     ks = 1 if method in ("base", "oracle") else 9
     by_k = {str(k): 0.5 + 0.01 * i + 0.02 * k for k in range(ks)}
     accuracy[method] = dict.fromkeys(results_lib.SPLITS, by_k)
@@ -107,14 +110,14 @@ def test_full_report(tmp_path):
   for table in _tables(text):
     assert {len(row) for row in table} == {len(table[0])}
   # A footnote for every method.
-  for label in results_lib.METHODS.values():
-    assert f"- **{label}**: " in text
+  for method in FIVE:
+    assert f"- **{METHODS[method].label}**: " in text
 
 
 def test_accuracy_table_puts_methods_beside_the_bayes_ceiling(tmp_path):
   text = report.write_report(tmp_path, _full(), [], title="t").read_text()
   table = next(table for table in _tables(text) if table[0][0] == "k")
-  assert table[0] == ["k", *results_lib.METHODS.values(), "Bayes ceiling"]
+  assert table[0] == ["k", *(METHODS[m].label for m in FIVE), "Bayes ceiling"]
   assert [row[0] for row in table[1:]] == [str(k) for k in range(9)]
   assert table[3][3] == "56.0 [54.0, 59.0]"  # FSPO at k = 2
   assert table[3][1] == ""  # The base model uses no shots.
@@ -173,8 +176,10 @@ def test_report_refuses_wrong_input(tmp_path):
     report.write_report(tmp_path, results, [], title="t")
 
 
-def test_every_method_has_a_footnote_and_a_colour():
-  assert set(report._WHAT_IT_IS) == set(results_lib.METHODS) == set(plots._COLORS)
+def test_every_method_has_a_footnote_and_a_colour_of_its_own():
+  assert all(method.about.endswith(".") for method in METHODS.values())
+  for get in (lambda m: m.label, lambda m: m.about, lambda m: m.color):
+    assert len({get(method) for method in METHODS.values()}) == len(METHODS)
 
 
 def _picture(path) -> np.ndarray:

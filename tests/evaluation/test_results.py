@@ -89,9 +89,9 @@ def test_later_additions_are_welcome():
     ("preference_accuracy.fspo.unseen.1", float("nan"), r"fspo\.unseen\.1: .*finite"),
     ("preference_accuracy.fspo.unseen.1", np.float32(0.7), r"fspo\.unseen\.1: .*JSON"),
     (
-      "preference_accuracy.fspo.unseen.3",
+      "preference_accuracy.fspo.unseen.first",
       0.5,
-      r"preference_accuracy\.fspo\.unseen: .*'0', '1', '2'",
+      r"preference_accuracy\.fspo\.unseen\.first: expected a number of shots",
     ),
     ("preference_accuracy.fspo.unseen", {}, r"preference_accuracy\.fspo\.unseen: "),
     ("preference_accuracy.fspo.unseen", {0: 0.5}, r"preference_accuracy\.fspo\.unseen: .*strings"),

@@ -21,13 +21,13 @@ DECODING = Decoding(temperature=1.0, top_p=1.0, max_tokens=8)
 
 @dataclasses.dataclass
 class _Writer:
-  """A personalizer that knows the users (their best response), or nothing (a random one)."""
+  """A contender that knows the users (their best response), or nothing (a random one)."""
 
   users: tuple
   best: bool
 
-  def respond(self, shots, prompts, decoding, *, seed, descriptions=None):
-    assert decoding == DECODING and len(shots) == len(prompts) == len(self.users)
+  def respond(self, episodes, prompts, decoding, *, seed):
+    assert decoding == DECODING and len(episodes) == len(prompts) == len(self.users)
     world, rng = tiny.world(), np.random.default_rng(seed)
 
     def write(user):
@@ -47,13 +47,17 @@ def match():
   world = tiny.world()
   users = world.users("unseen")[:USERS]
   prompts = [[f"Is {u} {p} good?" for p in range(PROMPTS)] for u in range(USERS)]
-  nothing = [()] * USERS
   players = {
-    "base": win_rate.Player(_Writer(users, best=False), nothing, None),
-    "fspo": win_rate.Player(_Writer(users, best=True), nothing, None),
-    "fewshot_prompted": win_rate.Player(_Writer(users, best=False), nothing, None),
+    "base": _Writer(users, best=False),
+    "fspo": _Writer(users, best=True),
+    "fewshot_prompted": _Writer(users, best=False),
   }
-  return users, prompts, win_rate.play(world, users, prompts, players, DECODING, seed=5)
+  return users, prompts, _play(users, prompts, players, seed=5)
+
+
+def _play(users, prompts, players, seed):
+  episodes = [Episode(str(i), (), ()) for i in range(len(users))]
+  return win_rate.play(tiny.world(), users, episodes, prompts, players, DECODING, seed=seed)
 
 
 def test_the_best_responses_never_lose_against_random_ones(match):
@@ -94,10 +98,12 @@ def test_the_interval_is_over_users(match):
 
 def test_the_same_seed_plays_the_same_match(match):
   users, prompts, played = match
-  players = {"base": win_rate.Player(_Writer(users, best=False), [()] * USERS, None)}
-  again = win_rate.play(tiny.world(), users, prompts, players, DECODING, seed=5)
-  assert again.responses["base"] == played.responses["base"]
-  other = win_rate.play(tiny.world(), users, prompts, players, DECODING, seed=6)
+  # Nor does a method's play depend on what else plays.
+  players = {"base": _Writer(users, best=False), "fspo": _Writer(users, best=True)}
+  again = _play(users, prompts, players, seed=5)
+  for name in players:
+    assert again.responses[name] == played.responses[name]
+  other = _play(users, prompts, players, seed=6)
   assert other.responses["base"] != played.responses["base"]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from fspo_jax import sharding
+from fspo_jax import losses, sharding
 from fspo_jax.episodes import batching
 from fspo_jax.episodes.templates import Context, Kind
 from fspo_jax.models import scoring
@@ -77,12 +77,25 @@ def scored():
   return batch, score(tiny.params(model)), score(tiny.params(model, seed=1))
 
 
-@pytest.mark.parametrize("name, expected", [("ipo", 25.0), ("dpo", math.log(2))])
+def _value(objective, policy, reference, batch):
+  """The objective of a whole batch, with KTO's reference point where there is one."""
+  counts, z0 = step_lib.token_counts(batch), None
+  if objective.needs_reference_point:
+    mean = step_lib.mean_log_ratio(objective, policy, reference, batch, counts)
+    z0 = losses.reference_point(mean)
+  return step_lib.objective_value(objective, policy, reference, batch, counts, z0)
+
+
+def _simpo(**changes):
+  changes = {"name": "simpo", "beta": 2.0, "gamma": 1.5, "length_normalize": True, **changes}
+  return dataclasses.replace(tiny.OBJECTIVE, **changes)
+
+
+@pytest.mark.parametrize("name, expected", [("ipo", 25.0), ("dpo", math.log(2)), ("kto", 0.5)])
 def test_at_the_reference_the_margin_is_0_and_the_loss_its_formulas(scored, name, expected):
   batch, policy, _ = scored
   objective = dataclasses.replace(tiny.OBJECTIVE, name=name)
-  counts = step_lib.token_counts(batch)
-  _, metrics = step_lib.objective_value(objective, policy, policy, batch, counts)
+  _, metrics = _value(objective, policy, policy, batch)
   assert float(metrics["rewards/margins"]) == 0.0
   assert float(metrics["preference/loss"]) == pytest.approx(expected, rel=1e-6)
   assert float(metrics["rewards/accuracies"]) == pytest.approx(0.5)
@@ -132,18 +145,105 @@ def test_the_objective_pair_by_pair_and_token_by_token(scored, name, normalize):
   assert found["rewards/accuracies_described"] == pytest.approx((margins > 0)[described].mean())
 
 
-def test_the_objectives_of_parts_add_up(scored):
-  batch, policy, reference = scored
-  counts = step_lib.token_counts(batch)
-  _, whole = step_lib.objective_value(tiny.OBJECTIVE, policy, reference, batch, counts)
-  total = dict.fromkeys(whole, 0.0)
-  for row in range(3):
-    cut = lambda tree, row=row: jax.tree.map(lambda x: x[row : row + 1], tree)  # noqa: E731
+def _responses(batch, scores, normalize):
+  """Float64 scores of the chosen and of the rejected response of every pair."""
+  logprob, length = (np.asarray(x, np.float64) for x in scores)
+  values = logprob / length if normalize else logprob
+  rows, pairs = np.nonzero(batch.pair_weight)
+  return tuple(
+    values[rows, segments[rows, pairs]] for segments in (batch.pair_chosen, batch.pair_rejected)
+  )
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("positive", [False, True])
+def test_kto_and_its_gradient_pair_by_pair(scored, positive, normalize):
+  batch, *scores = scored
+  policy, reference = reversed(scores) if positive else scores
+  objective = dataclasses.replace(
+    tiny.OBJECTIVE,
+    name="kto",
+    length_normalize=normalize,
+    preference_weight=0.3,
+    chosen_weight=0.0,
+    description_weight=0.0,
+    desirable_weight=1.5,
+    undesirable_weight=0.5,
+  )
+  ours, theirs = (_responses(batch, s, normalize) for s in (policy, reference))
+  chosen, rejected = ours[0] - theirs[0], ours[1] - theirs[1]
+  mean = np.concatenate([chosen, rejected]).mean()
+  assert (mean > 0) == positive  # so that the clip at 0 is seen on both sides
+  z0 = max(mean, 0.0)
+  sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+  values = 1.5 * sigmoid(0.1 * (chosen - z0)), 0.5 * sigmoid(0.1 * (z0 - rejected))
+  expected = np.concatenate([1.5 - values[0], 0.5 - values[1]]).mean()
+  value = lambda logprob: _value(  # noqa: E731
+    objective, policy._replace(logprob=logprob), reference, batch
+  )
+  (loss, metrics), gradient = jax.value_and_grad(value, has_aux=True)(policy.logprob)
+  assert float(metrics["preference/loss"]) == pytest.approx(expected, rel=1e-5)
+  assert float(loss) == pytest.approx(0.3 * expected, rel=1e-5)
+  assert float(metrics["preference/reference_point"]) == pytest.approx(z0, rel=1e-5)
+  h = chosen - rejected
+  assert float(metrics["rewards/margins"]) == pytest.approx(0.1 * h.mean(), rel=1e-4)
+  assert float(metrics["rewards/accuracies"]) == pytest.approx((h > 0).mean())
+  # Each response pulls at itself alone: z0 has no gradient, though every response is in it.
+  slopes = np.zeros(policy.logprob.shape)
+  rows, pairs = np.nonzero(batch.pair_weight)
+  for segments, sign, weight, r in (
+    (batch.pair_chosen, -1, 1.5, chosen),
+    (batch.pair_rejected, 1, 0.5, rejected),
+  ):
+    slope = sign * weight * 0.1 * sigmoid(0.1 * (r - z0)) * sigmoid(0.1 * (z0 - r))
+    where = rows, segments[rows, pairs]
+    per_nat = 1 / np.asarray(policy.length)[where] if normalize else 1.0
+    np.add.at(slopes, where, 0.3 * slope * per_nat / (2 * len(rows)))
+  np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-8)
+
+
+def test_simpo_pair_by_pair_without_a_reference(scored):
+  batch, policy, _ = scored
+  objective = _simpo(preference_weight=0.3, chosen_weight=0.0, description_weight=0.0)
+  loss, metrics = _value(objective, policy, None, batch)
+  chosen, rejected = _responses(batch, policy, normalize=True)
+  h = chosen - rejected
+  expected = np.log1p(np.exp(-(2.0 * h - 1.5))).mean()
+  assert float(loss) == pytest.approx(0.3 * expected, rel=1e-5)
+  assert float(metrics["preference/loss"]) == pytest.approx(expected, rel=1e-5)
+  assert float(metrics["rewards/margins"]) == pytest.approx(2.0 * h.mean(), rel=1e-4)
+  assert float(metrics["logps/abs_margins"]) == pytest.approx(np.abs(h).mean(), rel=1e-5)
+  assert float(metrics["rewards/accuracies"]) == pytest.approx((h > 0).mean())
+  assert 0 < (h > 0).mean() < 1
+
+
+def _cuts(rows):
+  """Functions that cut one row out of a tree of arrays."""
+  return [
+    lambda tree, row=row: jax.tree.map(lambda x: x[row : row + 1], tree) for row in range(rows)
+  ]
+
+
+@pytest.mark.parametrize("name", losses.PREFERENCE_LOSSES)
+def test_the_objectives_of_parts_add_up(scored, name):
+  batch, reference, policy = scored  # in this order KTO's reference point is above 0
+  objective = _simpo() if name == "simpo" else dataclasses.replace(tiny.OBJECTIVE, name=name)
+  _, whole = _value(objective, policy, reference, batch)
+  counts, total = step_lib.token_counts(batch), dict.fromkeys(whole, 0.0)
+  z0 = whole.get("preference/reference_point")
+  assert (z0 is not None) == (name == "kto")
+  for cut in _cuts(3):
     _, part = step_lib.objective_value(
-      tiny.OBJECTIVE, cut(policy), cut(reference), cut(batch), counts
+      objective, cut(policy), cut(reference), cut(batch), counts, z0
     )
     total = {name: total[name] + float(value) for name, value in part.items()}
   assert total == pytest.approx({name: float(value) for name, value in whole.items()}, rel=1e-5)
+  if name == "kto":
+    alone = [_value(objective, cut(policy), cut(reference), cut(batch)) for cut in _cuts(3)]
+    points = [float(metrics["preference/reference_point"]) for _, metrics in alone]
+    assert max(points) > 1.5 * min(points) > 0  # the parts' own points would not do
+    with pytest.raises(ValueError, match=r"loss\.name='kto' needs z0, .*: found None"):
+      step_lib.objective_value(objective, policy, reference, batch, counts)
 
 
 def _places(tree):
@@ -189,6 +289,51 @@ def test_accumulated_gradients_are_the_whole_batchs():
   assert metrics["update_norm"] > 0
 
 
+def test_ktos_accumulated_gradients_are_the_whole_batchs():
+  model, batch = _model(), _batch(4)
+  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  objective = dataclasses.replace(
+    tiny.OBJECTIVE, name="kto", preference_weight=1.0, chosen_weight=0.0, description_weight=0.0
+  )
+  rule = _recording(optax.sgd(1e-3))
+  gradients, history = [], []
+  for accumulate in (1, 4):
+    # Not at the reference, where z0 is 0: its mean log-ratio is above 0.
+    state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model, seed=1)), rule, mesh)
+    step = step_lib.make_step(model, objective, rule, mesh, vocab_chunk=512, accumulate=accumulate)
+    state, metrics = step(state, tiny.params(model), sharding.to_global(mesh, batch))
+    gradients.append(_numpy(state.opt_state["gradient"]))
+    history.append({name: float(value) for name, value in metrics.items()})
+  assert history[1] == pytest.approx(history[0], rel=1e-5, abs=1e-6)
+  _close(gradients[1], gradients[0], rtol=1e-5)
+  policy, reference = (
+    scoring.segment_scores(model, tiny.params(model, seed=seed), batch, chunk=512)
+    for seed in (1, 0)
+  )
+  ours, theirs = (_responses(batch, s, normalize=False) for s in (policy, reference))
+  mean = (np.concatenate(ours) - np.concatenate(theirs)).mean()
+  assert mean > 1
+  assert history[0]["preference/reference_point"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_simpo_needs_no_reference():
+  assert tiny.OBJECTIVE.needs_pairs and _simpo().needs_pairs
+  assert tiny.OBJECTIVE.needs_reference and not _simpo().needs_reference
+  assert not _simpo(preference_weight=0.0).needs_pairs
+  model, batch = _model(), _batch(1)
+  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  objective = _simpo(preference_weight=1.0, chosen_weight=0.0, description_weight=0.0)
+  state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-3), mesh)
+  step = step_lib.make_step(model, objective, optax.sgd(1e-3), mesh, vocab_chunk=512, accumulate=1)
+  history = []
+  for _ in range(3):
+    state, metrics = step(state, None, batch)
+    history.append({name: float(value) for name, value in metrics.items()})
+  assert history[0]["preference/loss"] > history[1]["preference/loss"]
+  assert history[1]["preference/loss"] > history[2]["preference/loss"]
+  assert history[0]["rewards/margins"] < history[2]["rewards/margins"]
+
+
 def test_without_a_preference_term_no_reference_is_needed():
   objective = dataclasses.replace(tiny.OBJECTIVE, preference_weight=0.0)
   assert tiny.OBJECTIVE.needs_reference and not objective.needs_reference
@@ -211,7 +356,12 @@ def test_without_a_preference_term_no_reference_is_needed():
   [
     ({"beta": 0.0}, r"loss\.beta=0\.0 must be positive"),
     ({"name": "orpo"}, r"loss\.name='orpo'"),
-    ({"label_smoothing": 0.1}, r"loss\.label_smoothing"),
+    ({"label_smoothing": 0.1}, r"loss\.label_smoothing is DPO's; IPO has none"),
+    ({"gamma": 0.5}, r"loss\.gamma is SimPO's; IPO has none: found 0\.5, expected 0"),
+    ({"gamma": -0.5}, r"loss\.gamma=-0\.5 must be 0 or more"),
+    ({"desirable_weight": 2.0}, r"loss\.desirable_weight is KTO's; IPO has none: found 2\.0"),
+    ({"name": "kto", "undesirable_weight": 0.0}, r"loss\.undesirable_weight=0\.0 must be positive"),
+    ({"name": "simpo"}, r"loss\.length_normalize=False, expected True for loss\.name='simpo'"),
   ],
 )
 def test_impossible_objectives_are_refused(changes, message):
@@ -233,6 +383,26 @@ def test_abstract_parameters_are_what_is_made():
 # Eight devices.
 
 
+def _kto_on(mesh):
+  """KTO of made-up scores, above the reference by more in some rows: gradient, and loss and z0."""
+  objective = dataclasses.replace(tiny.OBJECTIVE, name="kto", preference_weight=1.0)
+  batch, rng = _batch(), np.random.default_rng(0)
+  length = scoring.sum_segments(np.ones(batch.segment.shape, np.float32), batch).length
+  scores = [scoring.SegmentScores(-rng.uniform(20, 30, length.shape), length) for _ in range(2)]
+  scores[0] = scores[0]._replace(logprob=scores[0].logprob + np.arange(ROWS)[:, None])
+  value = lambda logprob, policy, reference, batch: _value(  # noqa: E731
+    objective, policy._replace(logprob=logprob), reference, batch
+  )
+  as_float32 = jax.tree.map(lambda x: np.asarray(x, np.float32), scores)
+  policy, reference, batch = sharding.to_global(mesh, (*as_float32, batch))
+  with sharding.use(mesh):
+    gradient, metrics = jax.jit(jax.grad(value, has_aux=True))(
+      policy.logprob, policy, reference, batch
+    )
+  assert len(gradient.sharding.device_set) == mesh.size
+  return gradient, {name: float(x) for name, x in metrics.items()}
+
+
 def main(directory):
   """Trains on every mesh; what came out goes into `directory`, for the tests to look at."""
   directory = pathlib.Path(directory)
@@ -241,11 +411,13 @@ def main(directory):
     mesh = sharding.make_mesh(*shape, devices=jax.devices()[: math.prod(shape)])
     rule = optimizer_lib.make_optimizer(OPTIMIZER, STEPS)
     reference, start, state, history = _run(mesh, rule, 1, batches)
+    kto, kto_metrics = _kto_on(mesh)
     name = "x".join(map(str, shape))
     groups = {
       "initial": reference,
       "params": state.params,
       "gradient": state.opt_state["gradient"],
+      "kto": {"logprob": kto},
     }
     for group, tree in groups.items():
       np.savez(directory / f"{name}.{group}.npz", **_numpy(tree))
@@ -254,8 +426,13 @@ def main(directory):
       "optimizer, at the start": start,
       "optimizer, at the end": _places(state.opt_state),
     }
-    text = json.dumps({"history": history, "places": places, "devices": len(jax.devices())})
-    (directory / f"{name}.json").write_text(text)
+    facts = {
+      "history": history,
+      "places": places,
+      "devices": len(jax.devices()),
+      "kto": kto_metrics,
+    }
+    (directory / f"{name}.json").write_text(json.dumps(facts))
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +445,7 @@ def eight_devices(tmp_path_factory):
     name = "x".join(map(str, shape))
     arrays = {
       group: dict(np.load(directory / f"{name}.{group}.npz"))
-      for group in ("initial", "params", "gradient")
+      for group in ("initial", "params", "gradient", "kto")
     }
     return arrays, json.loads((directory / f"{name}.json").read_text())
 
@@ -290,6 +467,16 @@ def test_a_mesh_of_eight_devices_trains_as_one_device_does(eight_devices, shape)
     assert ours == pytest.approx(theirs, rel=5e-5, abs=1e-5)
   _close(eight["gradient"], one["gradient"], rtol=5e-5)
   _close(eight["params"], one["params"], rtol=5e-5)
+
+
+@pytest.mark.parametrize("shape", MESHES[1:])
+def test_ktos_reference_point_is_the_whole_batchs_on_any_mesh(eight_devices, shape):
+  one, one_facts = eight_devices[MESHES[0]]
+  eight, facts = eight_devices[shape]
+  # Uniform scores of equal mean, and 0 .. 7 nats more by row: z0 is near 3.5.
+  assert 3 < one_facts["kto"]["preference/reference_point"] < 4
+  assert facts["kto"] == pytest.approx(one_facts["kto"], rel=1e-6)
+  _close(eight["kto"], one["kto"], rtol=1e-6)
 
 
 # Which dimension of each parameter is split over `fsdp` and which over `tensor`.

@@ -27,7 +27,8 @@ class _Tiny(kinds.KindsWorld[int]):
 
   name, seed = "tiny", 0
   # What ceilings do not ask for.
-  describe = read = vague = addition = description_f1 = view = read_view = reading = knowledge = None
+  describe = read = vague = addition = description_f1 = None
+  view = read_view = reading = knowledge = None
 
   def __init__(self, candidates=3, label_noise=0.1, templates=2):
     self.candidates, self.label_noise, self.templates = candidates, label_noise, templates

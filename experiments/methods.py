@@ -1,0 +1,92 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""The rows of the paper's tables, each a config: what the context holds, and which loss scores it.
+
+All start from the same base and train on the same users. `:METHOD,WORLD` picks one:
+
+python -m fspo_jax.main --config=experiments/methods.py:fspo_ipo,reviews --workdir=runs/fspo_ipo
+
+  prompted            nothing is trained: the base alone, with shots, with the gold description
+  dpo, ipo            preference optimization without shots: one model for all users
+  pref_ft             SFT on chosen responses, with shots (few-shot Pref-FT, GPO)
+  ric                 rewards in context
+  fspo_dpo, fspo_ipo  FSPO; fspo_kto and fspo_simpo with other objectives
+  user_lora           the base fine-tuned on each user's own shots
+
+WORLD is 'reviews' (the default), 'elix' or 'roleplay'.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from fspo_jax import presets
+
+METHODS = (
+  "prompted",
+  "dpo",
+  "ipo",
+  "pref_ft",
+  "ric",
+  "fspo_dpo",
+  "fspo_ipo",
+  "fspo_kto",
+  "fspo_simpo",
+  "user_lora",
+)
+
+
+def get_config(arg: str = "fspo_ipo") -> ml_collections.ConfigDict:
+  """The config of a row: `METHOD` or `METHOD,WORLD`."""
+  method, _, world = arg.partition(",")
+  if method not in METHODS:
+    raise ValueError(f"found {method!r} after the colon, expected one of {METHODS}")
+  c = presets.from_base(world or "reviews")
+  c.evaluation.rat_episodes = 0
+  if method in ("prompted", "user_lora"):
+    c.stages = tuple(stage for stage in c.stages if stage != "preference")
+    rows = ("fewshot_prompted", "oracle") if method == "prompted" else ("user_lora",)
+  elif method in ("dpo", "ipo", "ric"):
+    _without_shots(c)
+    rows = ("ric",) if method == "ric" else ("plain",)
+  else:
+    rows = ("pref_ft",) if method == "pref_ft" else ("fspo",)
+  c.evaluation.methods = ("base", *rows)
+  if method == "pref_ft":
+    c.preference.layout.rejected = False
+    _likelihood(c)
+  elif method == "ric":
+    c.preference.layout.rewards = True
+    _likelihood(c)
+  elif method not in ("prompted", "user_lora"):
+    _objective(c, method.removeprefix("fspo_"))
+  return c
+
+
+def _without_shots(c: ml_collections.ConfigDict) -> None:
+  """Pairs given the question alone, as many in a row as there are with shots."""
+  c.preference.shots = 0
+  c.preference.queries = 9
+  c.preference.layout.shot_pairs = False
+  c.preference.layout.query_shots = (0,)
+
+
+def _likelihood(c: ml_collections.ConfigDict) -> None:
+  """The likelihood of what the layout scores, and no preference loss."""
+  c.preference.loss.preference_weight = 0.0
+  c.preference.loss.chosen_weight = 1.0
+
+
+def _objective(c: ml_collections.ConfigDict, name: str) -> None:
+  """A preference loss, weighted to about the same gradient at the start as DPO's with beta 0.5."""
+  loss = c.preference.loss
+  loss.name = name
+  if name == "ipo":
+    loss.beta = 0.1  # a margin of 5 nats
+    loss.preference_weight = 0.025
+  elif name == "simpo":
+    loss.length_normalize = True
+    loss.beta = 10.0
+    loss.gamma = 1.0
+  elif name == "kto":
+    loss.preference_weight = 4.0

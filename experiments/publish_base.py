@@ -1,0 +1,120 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Measures a pretrained base, and makes the folder that runs start from, if it is good enough.
+
+An average hides the one taste that a base cannot see, so every word is gated by itself: read off a
+single response in 99 % of the cases, and descriptions followed in 95 %, in each world, on unseen
+users and unseen topics. A base that falls short is written only with --below_gate=accept.
+
+python experiments/publish_base.py --workdir=runs/base --out=runs/base/published
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import app, flags
+import ml_collections
+
+from fspo_jax import base as base_lib
+from fspo_jax import data
+from fspo_jax.evaluation import base_quality, results
+from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.inference.sampler import Decoding
+from fspo_jax.training import metrics
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run of experiments/base.py.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
+_USERS = flags.DEFINE_integer("users", 200, "Users asked, and pairs read, in each world.")
+_BELOW_GATE = flags.DEFINE_enum(
+  "below_gate", "refuse", ["refuse", "accept"], "What to do with a base that falls short."
+)
+
+FOLLOWING, READING = 0.95, 0.99
+_SAMPLED = Decoding(0.3, 1.0, 64)
+_GREEDY = Decoding(0.0, 1.0, 40)
+_CURVE_POINTS = 400
+
+
+def measure(personalizer: Personalizer, c: ml_collections.ConfigDict, users: int) -> dict[str, Any]:
+  """How well a base follows and reads, by world.
+
+  Args:
+    personalizer: the base.
+    c: its config.
+    users: asked and read in each world.
+
+  Returns:
+    {world: {"following": {topics: mean}, "following_ci95": ..., "reading": {word: share}}}.
+  """
+  found = {}
+  for name in data.WORLDS:
+    world = data.make_world(c, name)
+    by_topics = {
+      topics: base_quality.following(
+        world, personalizer, _SAMPLED, topics=topics, users=users, prompts=2, seed=0
+      )
+      for topics in ("train", "unseen")
+    }
+    found[name] = {
+      "following": {topics: interval.mean for topics, interval in by_topics.items()},
+      "following_ci95": {topics: interval.ci for topics, interval in by_topics.items()},
+      "reading": base_quality.reading(world, personalizer, _GREEDY, pairs=users, seed=0),
+    }
+    print(f"{name}: {summary(found[name])}", flush=True)
+  return found
+
+
+def summary(quality: dict[str, Any]) -> str:
+  """One line on a world."""
+  worst = min(quality["reading"], key=quality["reading"].__getitem__)
+  shares = ", ".join(f"{topics} topics {x:.3f}" for topics, x in quality["following"].items())
+  return f"following {shares}; reading, worst word {worst!r}: {quality['reading'][worst]:.3f}"
+
+
+def below_gate(quality: dict[str, dict[str, Any]]) -> list[str]:
+  """What falls short, in words."""
+  found = []
+  for world, q in quality.items():
+    for topics, share in q["following"].items():
+      if share < FOLLOWING:
+        found.append(f"{world}, {topics} topics: following {share:.3f}, expected {FOLLOWING}")
+    for word, share in q["reading"].items():
+      if share < READING:
+        found.append(f"{world}: reading of {word!r} {share:.3f}, expected {READING}")
+  return found
+
+
+def main(argv: list[str]) -> int:
+  """Measures, then writes or refuses."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments: {argv[1:]}")
+  workdir = pathlib.Path(_WORKDIR.value)
+  config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text()))
+  personalizer = Personalizer.load(workdir / "checkpoints" / "sft")
+  quality = measure(personalizer, config, _USERS.value)
+  short = below_gate(quality)
+  if short and _BELOW_GATE.value == "refuse":
+    print("publish_base: not written, below the gate:\n  " + "\n  ".join(short), file=sys.stderr)
+    return 1
+  rows = metrics.read_jsonl(workdir / "metrics" / "sft.jsonl")
+  base_lib.save(
+    _OUT.value,
+    base_lib.Base(config, personalizer.params, personalizer.formatter.tokenizer),
+    provenance={
+      "command": "python -m fspo_jax.main --config=experiments/base.py --workdir=WORKDIR",
+      "quality": quality,
+      "below_gate": short,
+      "environment": results.environment(seed=config.seed),
+    },
+    curves=rows[:: max(len(rows) // _CURVE_POINTS, 1)],
+  )
+  print(f"base:    {_OUT.value}")
+  return 0
+
+
+if __name__ == "__main__":
+  app.run(main)

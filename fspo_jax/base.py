@@ -1,0 +1,148 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Bases: the pretrained models that FSPO starts from, as self-contained folders.
+
+A folder holds `model.safetensors` (bfloat16), `tokenizer.model`, `config.json` (of the run that
+made it), and what a reader wants to know: `provenance.json` (command, commit, seed, machine, how
+well it follows and reads) and `curves.jsonl` (its training). The base of the embedded worlds comes
+with the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from safetensors import flax as safetensors
+
+from fspo_jax import config as config_lib
+from fspo_jax.episodes import tokenizers
+from fspo_jax.episodes.templates import Formatter
+from fspo_jax.models import transformer
+from fspo_jax.training import step
+
+# Pretrained on the text of the three embedded worlds by `experiments/base.py`.
+PUBLISHED = pathlib.Path(__file__).parent / "worlds" / "base"
+
+# The keys of `model` that say what the parameters are; the others, how they are computed with.
+SHAPE_KEYS = (
+  "width",
+  "layers",
+  "heads",
+  "kv_heads",
+  "head_dim",
+  "mlp",
+  "roles",
+  "tied",
+  "rope_theta",
+  "norm_eps",
+)
+
+_WEIGHTS, _TOKENIZER, _CONFIG = "model.safetensors", "tokenizer.model", "config.json"
+
+
+class BaseError(ValueError):
+  """A base that cannot be used: which, what was found, what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+  """A pretrained model.
+
+  Attributes:
+    config: of the run that made it.
+    params: its parameters.
+    tokenizer: its tokenizer.
+  """
+
+  config: ml_collections.ConfigDict
+  params: dict
+  tokenizer: tokenizers.Tokenizer
+
+  @property
+  def model(self) -> transformer.Transformer:
+    """The decoder."""
+    return transformer.Transformer(config_lib.transformer(self.config, self.tokenizer.vocab_size))
+
+  @property
+  def formatter(self) -> Formatter:
+    """The text-to-tokens that it was trained with."""
+    return Formatter(self.tokenizer, config_lib.template(self.config))
+
+
+def load(directory: str | os.PathLike[str], mesh: jax.sharding.Mesh) -> Base:
+  """Opens a base, its parameters where a model of its shape has them on `mesh`.
+
+  Raises:
+    BaseError: a file is missing, or a tensor is missing, surplus or of another shape.
+  """
+  path = pathlib.Path(directory)
+  missing = [name for name in (_WEIGHTS, _TOKENIZER, _CONFIG) if not (path / name).is_file()]
+  if missing:
+    raise BaseError(f"base={str(path)!r}: found no {missing[0]}, expected a folder of a base")
+  config = ml_collections.ConfigDict(json.loads((path / _CONFIG).read_text(encoding="utf-8")))
+  tokenizer = tokenizers.load(path / _TOKENIZER)
+  model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
+  expected = step.abstract_params(model, mesh)
+  found = safetensors.load_file(path / _WEIGHTS)
+  names = {_name(p): leaf for p, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]}
+  for name in sorted(names.keys() | found.keys()):
+    wanted = names[name].shape if name in names else None
+    has = found[name].shape if name in found else None
+    if wanted != has:
+      raise BaseError(f"{path / _WEIGHTS}: {name}: found the shape {has}, expected {wanted}")
+
+  def place(key: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    return jax.device_put(found[_name(key)].astype(leaf.dtype), leaf.sharding)
+
+  return Base(config, jax.tree_util.tree_map_with_path(place, expected), tokenizer)
+
+
+def save(
+  directory: str | os.PathLike[str],
+  base: Base,
+  *,
+  provenance: dict[str, Any],
+  curves: list[dict[str, float]],
+) -> None:
+  """Writes a base's folder, its parameters in bfloat16."""
+  path = pathlib.Path(directory)
+  path.mkdir(parents=True, exist_ok=True)
+  leaves, _ = jax.tree_util.tree_flatten_with_path(base.params)
+  weights = {_name(key): jnp.asarray(leaf, jnp.bfloat16) for key, leaf in leaves}
+  safetensors.save_file(weights, path / _WEIGHTS, metadata={"format": "flax"})
+  (path / _TOKENIZER).write_bytes(base.tokenizer.model)
+  config = json.loads(base.config.to_json_best_effort())
+  for name, value in ((_CONFIG, config), ("provenance.json", provenance)):
+    (path / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+  lines = [json.dumps(row, sort_keys=True) for row in curves]
+  (path / "curves.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def check_fits(base: ml_collections.ConfigDict, c: ml_collections.ConfigDict) -> None:
+  """Refuses a base that a run's config is not about.
+
+  Raises:
+    BaseError: another shape of model, template, or other users and topics kept unseen.
+  """
+  differ = [f"model.{key}" for key in SHAPE_KEYS if base.model[key] != c.model[key]]
+  differ += [key for key in ("template", "world_seed") if base[key] != c[key]]
+  if differ:
+    there, here = ({key: _get(config, key) for key in differ} for config in (base, c))
+    raise BaseError(f"base={c.base!r}: was made with {there}, found {here} here")
+
+
+def _get(c: ml_collections.ConfigDict, dotted: str) -> Any:
+  for key in dotted.split("."):
+    c = c[key]
+  return c
+
+
+def _name(path: jax.tree_util.KeyPath) -> str:
+  return ".".join(str(entry.key) for entry in path)

@@ -1,0 +1,126 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a config asks for that cannot be done, refused before any compute, with the keys."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import ml_collections
+
+from fspo_jax import base, sharding
+from fspo_jax import config as config_lib
+from fspo_jax import rows as rows_lib
+from fspo_jax.episodes.templates import Role
+from fspo_jax.evaluation import evaluate
+from fspo_jax.training import optimizer
+
+
+def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+  """Refuses what a stage cannot do, and why."""
+  layout, rows = config_lib.layout(stage), config_lib.loop(stage)
+  config_lib.objective(stage)
+  optimizer.make_optimizer(config_lib.optimizer(stage), stage.steps)
+  asked = (*layout.query_shots, *layout.description_shots)
+  if asked and max(asked) > stage.shots:
+    raise ValueError(
+      f"layout scores something after {max(asked)} shots, but an episode has shots={stage.shots}"
+    )
+  if min(asked, default=0) < 0 or stage.shots < 0 or stage.queries < 1:
+    raise ValueError("numbers of shots are 0 or more, and queries 1 or more")
+  shards = sharding.batch_shards(mesh) * rows.accumulate
+  if rows.rows_per_step % shards:
+    raise ValueError(
+      f"rows_per_step={rows.rows_per_step} cannot be split over mesh.data x mesh.fsdp = "
+      f"{sharding.batch_shards(mesh)} devices and accumulate={rows.accumulate} parts"
+    )
+  objective = config_lib.objective(stage)
+  if objective.needs_pairs and not layout.max_pairs(stage.shots, stage.queries):
+    raise ValueError("loss.preference_weight > 0, but layout scores no pairs")
+  if not layout.max_segments(stage.shots, stage.queries):
+    raise ValueError("layout scores nothing")
+
+
+def _check_stages(stages: tuple[str, ...]) -> None:
+  """Refuses stages that are not in order, or whose models nothing makes."""
+  if not stages or stages != tuple(s for s in config_lib.STAGES if s in stages):
+    raise ValueError(f"stages={stages} are not some of {config_lib.STAGES}, in their order")
+  needs = {
+    "sft": ("base", "tokenizer"),
+    "preference": ("base", "sft"),
+    "evaluate": ("base", "preference"),
+  }
+  for stage, makers in needs.items():
+    if stage in stages and not {*makers} & {*stages}:
+      raise ValueError(f"stages={stages}: {stage!r} needs {makers[0]!r} or {makers[1]!r} before it")
+  if {"base", "tokenizer"} <= {*stages}:
+    raise ValueError(f"stages={stages}: a base has its own tokenizer; leave one of the two out")
+
+
+def settings(c: ml_collections.ConfigDict) -> evaluate.Settings:
+  """How the evaluation is done; ValueError naming the keys of what is impossible."""
+  names = [field.name for field in dataclasses.fields(evaluate.Settings)]
+  return evaluate.Settings(**{name: c.evaluation[name] for name in names})
+
+
+def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
+  """Checks all of a config that can be without its data, and makes the mesh.
+
+  Raises:
+    ValueError: an impossible combination, naming the keys.
+  """
+  stages = tuple(c.stages)
+  _check_stages(stages)
+  if ("base" in stages) != bool(c.base):
+    raise ValueError(
+      f"base={c.base!r} and stages={stages}: expected a base, and the stage 'base' that gets it, "
+      "or neither"
+    )
+  if (c.data.name == "synthetic") != ("synthesis" in stages):
+    raise ValueError(
+      f"data.name={c.data.name!r} and stages={stages}: the stage 'synthesis' makes the data "
+      "'synthetic', and nothing else does (a set that is there already is a 'user_set')"
+    )
+  if c.data.name == "pretraining" and not {*stages} <= {"tokenizer", "sft"}:
+    raise ValueError(
+      f"data.name='pretraining' and stages={stages}: a base is not evaluated on users, and has no "
+      "preferences; its stages are ('tokenizer', 'sft')"
+    )
+  if c.base == "published" and not base.PUBLISHED.is_dir():
+    raise ValueError(
+      f"base='published': found no {base.PUBLISHED}, expected the base that comes with the "
+      "package; 'scratch' pretrains one"
+    )
+  config_lib.template(c)
+  config_lib.transformer(c, c.tokenizer.vocab_size)
+  if c.model.roles and c.model.roles < len(Role):
+    raise ValueError(f"model.roles={c.model.roles} is neither 0 nor at least {len(Role)}")
+  if c.vocab_chunk < 1 or c.tokenizer.model_type not in ("bpe", "unigram"):
+    raise ValueError(
+      f"vocab_chunk={c.vocab_chunk} must be at least 1, and tokenizer.model_type="
+      f"{c.tokenizer.model_type!r} 'bpe' or 'unigram'"
+    )
+  for key in ("small_users", "bad_lines"):
+    if c.data[key] not in ("refuse", "set_aside"):
+      raise ValueError(f"data.{key}={c.data[key]!r} is not 'refuse' or 'set_aside'")
+  if c.data.below_gate not in ("refuse", "accept"):
+    raise ValueError(f"data.below_gate={c.data.below_gate!r} is not 'refuse' or 'accept'")
+  settings(c)
+  rows_lib.check(c)
+  mesh = sharding.make_mesh(**c.mesh)
+  for name in ("sft", "preference"):
+    try:
+      _check_stage(c[name], mesh)
+    except ValueError as error:
+      raise ValueError(f"{name}: {error}") from error
+  if c.sft.loss.preference_weight > 0:
+    raise ValueError(
+      "sft.loss.preference_weight > 0: the SFT stage makes the reference, it has none"
+    )
+  if c.evaluation.rows % sharding.batch_shards(mesh):
+    raise ValueError(
+      f"evaluation.rows={c.evaluation.rows} cannot be split over mesh.data x mesh.fsdp = "
+      f"{sharding.batch_shards(mesh)} devices"
+    )
+  return mesh
