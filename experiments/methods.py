@@ -18,6 +18,8 @@ WORLD is 'reviews' (the default), 'elix' or 'roleplay'.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import ml_collections
 
 from fspo_jax import presets
@@ -61,6 +63,22 @@ def get_config(arg: str = "fspo_ipo") -> ml_collections.ConfigDict:
   elif method not in ("prompted", "user_lora"):
     _objective(c, method.removeprefix("fspo_"))
   return c
+
+
+def sweep(add: Callable[..., None], arg: str | None) -> None:
+  """Three seeds of the row that `arg` picks."""
+  del arg
+  for seed in range(3):
+    add(seed=seed)
+
+
+def metrics(arg: str | None) -> dict[str, str]:
+  """What a sweep tabulates: accuracy after 8 shots and the win rate, of each method of the row."""
+  found = {}
+  for method in get_config(arg or "fspo_ipo").evaluation.methods[1:]:
+    found[f"accuracy, {method}"] = f"preference_accuracy.{method}.unseen.8"
+    found[f"win rate, {method}"] = f"win_rate.{method}.unseen.mean"
+  return found
 
 
 def _without_shots(c: ml_collections.ConfigDict) -> None:

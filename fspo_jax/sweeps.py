@@ -133,7 +133,7 @@ def runs_of(experiment: Experiment, directory: pathlib.Path, extra: Sequence[str
       raise SweepError(f"found {flag} after --, but the sweep itself sets this key")
   runs, indices = [], {}
   for index, overrides in enumerate(added):
-    # A numpy number, as of logspace, prints as what no flag can parse.
+    # JSON has no numpy numbers, as of arange.
     overrides = {k: v.item() if isinstance(v, np.generic) else v for k, v in overrides.items()}
     own = [f"--config.{key}={value}" for key, value in overrides.items()]
     config = _resolve(base, [*extra, *own], f"run {index}")

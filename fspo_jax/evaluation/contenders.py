@@ -96,6 +96,10 @@ class Scorer:
         none.
     """
     key, count = (trained, shots, described), len(episodes)
+    if not shots and not described and (trained, True, "") in self._found:
+      # The same number, from the pass that it is compared in: before any shot nothing differs.
+      shown = self.differences(episodes, trained=trained, shots=True)
+      return [shown[0]] * (self.shots + 1)
     if key not in self._found or len(self._found[key][0][0]) < count:
       self._found[key] = self._score(episodes, *key)
     return [values[:count] for values in self._found[key][0]]

@@ -52,9 +52,8 @@ echo "$@" >"$PREPARED/$name.flags"
 if [ -e "$PREPARED/$name.fails" ]; then exit 3; fi
 if [ -e "$PREPARED/$name.waits" ]; then
   trap 'echo INT >>"$PREPARED/log"; told=1' INT
-  touch "$PREPARED/waiting"
+  echo $$ >"$PREPARED/pid" && mv "$PREPARED/pid" "$PREPARED/waiting"
   until [ "$told" ]; do sleep 0.1; done
-  sleep 1  # for a second one
   exit 130
 fi
 mkdir -p "$workdir" && cp -r "$PREPARED/$name/." "$workdir"
@@ -114,7 +113,9 @@ def call(sweep, tmp_path, capfd):
 
   def call(*args, config=None):
     config = config or str(tmp_path / "experiment.py")
-    status = sweep.main([f"--config={config}", f"--workdir={tmp_path / 'out'}", *args])
+    # Should a test fail to keep it from running anything, this fails at once.
+    args = (f"--config={config}", f"--workdir={tmp_path / 'out'}", "--python=false", *args)
+    status = sweep.main(args)
     return status, *capfd.readouterr()
 
   yield call
@@ -174,6 +175,23 @@ def test_sweeps_of_the_experiments(name, tmp_path):
       assert (key, last) == ("win_rate", "mean") and runs[0].config["evaluation"]["win_rate_users"]
 
 
+@pytest.mark.parametrize("arg", ["", ":prompted", ":ric,elix", ":user_lora,roleplay", ":fspo_kto"])
+def test_sweeps_of_the_rows_of_the_tables(arg, tmp_path):
+  experiment = sweeps.load(f"{REPO / 'experiments' / 'methods.py'}{arg}")
+  runs = sweeps.runs_of(experiment, tmp_path, [])
+  assert [run.overrides for run in runs] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+  evaluation = runs[0].config["evaluation"]
+  assert set(experiment.metrics().values()) == {
+    path
+    for method in evaluation["methods"][1:]
+    for path in (
+      f"preference_accuracy.{method}.unseen.{evaluation['shots']}",
+      f"win_rate.{method}.unseen.mean",
+    )
+  }
+  assert evaluation["win_rate_users"]
+
+
 def test_dry_run_prints_what_would_be_run(write, runs, call, tmp_path):
   extra = ["--config.template=headings", "--config.data.path=it's here"]
   status, out, _ = call("--dry_run", "--python=python3", "--", *extra, config=f"{write()}:b")
@@ -193,7 +211,13 @@ def test_dry_run_prints_what_would_be_run(write, runs, call, tmp_path):
 
 def test_a_printed_command_runs_from_any_folder(write, call, tmp_path):
   write(EXPERIMENT.replace("range(2)", "(0, 1)"))
-  _, out, _ = call("--dry_run", "--index=3", "--", "--config.stages=('sft', 'tokenizer')")
+  _, out, _ = call(
+    f"--python={sys.executable}",
+    "--dry_run",
+    "--index=3",
+    "--",
+    "--config.stages=('sft', 'tokenizer')",
+  )
   (line,) = out.splitlines()
   done = subprocess.run(shlex.split(line), cwd="/", capture_output=True, text=True, timeout=300)
   # The recipe's own refusal: it has read the flags.
@@ -273,7 +297,7 @@ def test_the_folder_of_a_run_is_no_folder_of_a_sweep(runs, call, tmp_path):
 
 
 def test_numpy_numbers_are_numbers(write, tmp_path):
-  text = "import numpy as np\n" + EXPERIMENT.replace("(0.1, 0.5)", "np.array([0.1, 0.5])")
+  text = "import numpy as np\n" + EXPERIMENT.replace("range(2)", "np.arange(2)")
   runs = sweeps.runs_of(sweeps.load(write(text)), tmp_path, [])
   assert [run.directory.name for run in runs] == NAMES
   json.dumps([run.overrides for run in runs])
@@ -362,14 +386,24 @@ def test_ctrl_c_stops_the_run_and_says_how_to_go_on(write, prepared, tmp_path):
     # A background job's parent may ignore it, and then so would the script.
     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
   )
-  deadline = time.monotonic() + 120
-  while not (prepared / "waiting").exists():
-    assert process.poll() is None and time.monotonic() < deadline
-    time.sleep(0.05)
-  os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-  _, err = process.communicate(timeout=60)
+  run = None
+  try:
+    deadline = time.monotonic() + 120
+    while not (prepared / "waiting").exists():
+      assert process.poll() is None and time.monotonic() < deadline
+      time.sleep(0.05)
+    run = int((prepared / "waiting").read_text())
+    # A terminal tells the whole group, the script passes it on: the run should be told once.
+    assert os.getpgid(run) != process.pid
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+  finally:
+    if process.poll() is None:
+      process.kill()
+      if run is not None:
+        os.kill(run, signal.SIGKILL)
   assert process.returncode == 130 and "Traceback" not in err
-  assert log(prepared) == [*NAMES[:2], "INT"]  # it was told once
+  assert log(prepared) == [*NAMES[:2], "INT"]
   assert "stopped in run 1; the same command goes on from there" in err
   assert shlex.join([str(SCRIPT), *args]) in err
   assert not (tmp_path / "out" / "sweep.md").exists()

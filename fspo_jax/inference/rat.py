@@ -1,0 +1,205 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""RAT at work: a description of a user from their shots, then responses under it.
+
+User description rationalization (FSPO, arXiv 2502.19312) writes one description, greedy or sampled.
+Ours may also write several and keep the one that explains the shots best: their labels are a check
+of a description that costs no answer of the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+import numpy as np
+
+from fspo_jax.episodes import batching
+from fspo_jax.episodes.sampling import Episode
+from fspo_jax.episodes.templates import Layout, Role
+from fspo_jax.inference import sampler
+from fspo_jax.inference.personalizer import Personalizer, Written
+from fspo_jax.inference.sampler import Run
+from fspo_jax.models import scoring, transformer
+from fspo_jax.preferences import Preference
+from fspo_jax.training import step
+
+# A description, and the shots' pairs under it as queries; no shots in the context.
+_LAYOUT = Layout(description_shots=(0,), description_queries=(0,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """A description of a user.
+
+  Attributes:
+    text: what was written.
+    finished: whether it came to its own end.
+    fit: how well it explains the labels of the shots; see `label_fits`. None where only one was
+      written, for there was nothing to choose.
+  """
+
+  text: str
+  finished: bool
+  fit: float | None = None
+
+
+def sample(
+  personalizer: Personalizer,
+  users: Sequence[Sequence[Preference]],
+  decoding: sampler.Decoding,
+  *,
+  n: int,
+  seeds: Sequence[Sequence[int]],
+) -> list[list[Written]]:
+  """Writes n descriptions of each user; the shots are read once.
+
+  Args:
+    personalizer: the policy.
+    users: the shots of each user.
+    decoding: how tokens are chosen.
+    n: descriptions of each user.
+    seeds: of each user: with the number of the description, all that it depends on.
+
+  Returns:
+    The n descriptions of each user.
+  """
+  model, form = personalizer.model, personalizer.formatter
+  opening = Run.of(form.description(), Role.DESCRIPTION)
+  group = max(personalizer.batch // n, 1)
+  found: list[list[Written]] = []
+  for first in range(0, len(users), group):
+    runs = [personalizer.context(shots) + opening for shots in users[first : first + group]]
+    # 16 more than asked for: a run is padded to a multiple of 16 when it is appended.
+    capacity = max(len(run.tokens) for run in runs) + decoding.max_tokens + 16
+    context = sampler.empty(model.config, len(runs), capacity)
+    context = sampler.extend(model, personalizer.params, context, runs)
+    sampled = sampler.sample(
+      model,
+      personalizer.params,
+      sampler.fan_out(context, n),
+      role=Role.DESCRIPTION,
+      eos_id=form.tokenizer.eos_id,
+      decoding=decoding,
+      seeds=[(*own, j) for own in seeds[first : first + group] for j in range(n)],
+    )
+    texts = [Written(form.tokenizer.decode(s.tokens).strip(), s.finished) for s in sampled]
+    found += [texts[i : i + n] for i in range(0, len(texts), n)]
+  return found
+
+
+def describe(
+  personalizer: Personalizer,
+  users: Sequence[Sequence[Preference]],
+  decoding: sampler.Decoding,
+  *,
+  n: int = 1,
+  seed: int,
+  rows: int = 8,
+  vocab_chunk: int = 2048,
+) -> list[Description]:
+  """Describes each user from their shots, for `Personalizer.respond` to answer under.
+
+  Args:
+    personalizer: the policy.
+    users: the shots of each user.
+    decoding: how tokens are chosen.
+    n: 1 for the description that RAT writes; more to write so many, and keep the one with the best
+      `label_fits`, the first of equals. Those that were cut are kept only if all of them were.
+    seed: with the indices of user and description, all that the randomness depends on.
+    rows: descriptions that are scored together.
+    vocab_chunk: vocabulary entries per chunk of the projection.
+
+  Returns:
+    A description of each user.
+
+  Raises:
+    ValueError: n is less than 1, or several greedy descriptions are asked for, which are all one.
+  """
+  if n < 1 or (n > 1 and decoding.temperature == 0.0):
+    raise ValueError(
+      f"n: found {n} descriptions at temperature {decoding.temperature}, expected 1 or more, and 1 "
+      "at temperature 0, where all of them are the same"
+    )
+  seeds = [(seed, u) for u in range(len(users))]
+  written = sample(personalizer, users, decoding, n=n, seeds=seeds)
+  if n == 1:
+    return [Description(only.text, only.finished) for (only,) in written]
+  candidates = []
+  for texts in written:
+    finished = [w for w in texts if w.finished] or texts
+    candidates.append(list(dict.fromkeys(finished)))  # each text once, in order
+  owners = [u for u, own in enumerate(candidates) for _ in own]
+  fits = label_fits(
+    personalizer,
+    [users[u] for u in owners],
+    [w.text for own in candidates for w in own],
+    rows=rows,
+    vocab_chunk=vocab_chunk,
+  )
+  chosen, first = [], 0
+  for own in candidates:
+    values = fits[first : first + len(own)]
+    first += len(own)
+    best = int(np.argmax(values))
+    chosen.append(Description(own[best].text, own[best].finished, float(values[best])))
+  return chosen
+
+
+def label_fits(
+  personalizer: Personalizer,
+  users: Sequence[Sequence[Preference]],
+  descriptions: Sequence[str],
+  *,
+  rows: int = 8,
+  vocab_chunk: int = 2048,
+) -> Float[np.ndarray, " users"]:
+  """The log-likelihood of each user's labels under a description z of them.
+
+  The sum over the shots (q, y_w, y_l) of log sigmoid(log pi(y_w | z, q) - log pi(y_l | z, q)): the
+  Bradley-Terry model (as DPO, arXiv 2305.18290 eq. 1) with the policy's own log-probability for a
+  reward. There are no shots in the context: a description that helps has to say it itself.
+
+  Args:
+    personalizer: the policy.
+    users: the shots of each user; none at all give 0.
+    descriptions: one of each user.
+    rows: users that are scored together; it changes the speed and the memory, not the results.
+    vocab_chunk: vocabulary entries per chunk of the projection.
+  """
+  if not users:
+    return np.zeros(0, np.float32)
+  episodes = [
+    Episode("", (), tuple(shots), text) for shots, text in zip(users, descriptions, strict=True)
+  ]
+  form = personalizer.formatter
+  tokens, scored = batching.largest(episodes.__getitem__, len(episodes), form, _LAYOUT)
+  packing = batching.Packing.of(
+    _LAYOUT,
+    shots=0,
+    queries=max(len(e.queries) for e in episodes),
+    episodes=1,
+    tokens=-(-tokens // 64) * 64,
+    scored_tokens=-(-scored // 64) * 64,
+  )
+  row = batching.Rows(lambda i: episodes[i % len(episodes)], form, _LAYOUT, packing)
+  fits = []
+  for first in range(0, len(episodes), rows):
+    # Rows past the last one fill the last batch up, and are cut off below.
+    batch = batching.stack([row(i) for i in range(first, first + rows)])
+    fits.append(_fits(personalizer.model, personalizer.params, batch, vocab_chunk))
+  return np.concatenate(jax.device_get(fits))[: len(episodes)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _fits(
+  model: transformer.Transformer, params: dict, batch: batching.TreeBatch, vocab_chunk: int
+) -> Float[Array, " B"]:
+  scores = scoring.segment_scores(model, params, batch, chunk=vocab_chunk)
+  nothing = jax.tree.map(jnp.zeros_like, scores)
+  h = step.pair_margins(scores, nothing, batch, length_normalize=False)
+  return (batch.pair_weight * jax.nn.log_sigmoid(h)).sum(axis=1)
