@@ -43,7 +43,7 @@ def default() -> ml_collections.ConfigDict:
   c.data.name = "reviews"  # one of DATA_NAMES
   c.data.path = ""  # file (jsonl) or folder of the data; none for what is made here
   c.data.bad_lines = "refuse"  # jsonl: broken lines: 'refuse' to start, or 'set_aside'
-  c.data.world = ""  # user_set: the world behind its users, which judges them; '' for none
+  c.data.world = ""  # user_set: the world behind it, which judges and knows its topics; or ''
   c.data.below_gate = "refuse"  # a set whose quality card is below the gate; or 'accept' it
   c.data.unseen_users = 0.1  # jsonl: fraction of users kept for evaluation
   c.data.unseen_prompts = 0.1  # jsonl, alpaca_styles: fraction of prompts never trained on

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 
 SHOTS, STEPS, EVERY = 2, 60, 5
 # Few steps of a very small model; the checkpoints are many, so that a kill falls between two.
-FROM_SCRATCH = {"stages": ("tokenizer", "sft", "preference", "evaluate"), "base": ""}
 OVERRIDES = {
   "tokenizer.vocab_size": 900,
   "tokenizer.corpus_lines": 1500,
@@ -60,7 +59,7 @@ DESCRIBED = {
   "evaluation.rat_episodes": 4,
   "evaluation.max_description_tokens": 8,
 }
-QUICKSTART = FROM_SCRATCH | OVERRIDES | DESCRIBED
+QUICKSTART = OVERRIDES | DESCRIBED
 QUICKSTART |= {
   "evaluation.win_rate_users": 4,
   "evaluation.win_rate_prompts": 2,
@@ -266,7 +265,9 @@ def test_a_file_of_users_runs_from_end_to_end(cache, tmp_path, described):
   status, _, err = _finish(process)
   assert status == 0, err
   results = results_lib.read(tmp_path / "run" / "results.json")
-  methods = {"base", "fewshot_prompted", "fspo"} | ({"fspo_rat", "oracle"} if described else set())
+  methods = {"base", "fewshot_prompted", "fspo"} | (
+    {"fspo_rat", "fspo_gold"} if described else set()
+  )
   assert results["preference_accuracy"].keys() == methods
   for by_split in results["preference_accuracy"].values():
     assert by_split.keys() == {"unseen"} and by_split["unseen"].keys() == KS
@@ -296,7 +297,7 @@ def test_a_world_s_set_is_made_and_trained_on(cache, tmp_path, experiment):
   status, out, err = _finish(_start(cache, run, changes, experiment=experiment))
   assert status == 0, err
   results = results_lib.read(run / "results.json")
-  for method in ("base", "fspo", "fspo_rat", "oracle"):
+  for method in ("base", "fspo", "fspo_rat", "fspo_gold"):
     assert results["preference_accuracy"][method]["unseen"].keys() == KS
   assert results["bayes_accuracy"]["unseen"].keys() == KS
   assert results["win_rate"]["fspo"]["unseen"]["users"] > 0
@@ -309,14 +310,15 @@ def test_a_world_s_set_is_made_and_trained_on(cache, tmp_path, experiment):
   ]
   made = run / "data" / "synthetic" / experiment / "1.0.0"
   assert f"set:     {made}" in out and (made / "card.md").exists()
-  # Training on it as a set that is there gives the very same results, without the world's truth.
-  again = changes | {"data.name": "user_set", "data.path": made}
+  # Training on it as a set that is there gives the very same results.
+  again = changes | {"data.name": "user_set", "data.path": made, "data.world": experiment}
   again |= {"stages": ("tokenizer", "sft", "preference", "evaluate")}
   status, _, err = _finish(_start(cache, tmp_path / "again", again, experiment=experiment))
   assert status == 0, err
   other = results_lib.read(tmp_path / "again" / "results.json")
   assert other["preference_accuracy"] == results["preference_accuracy"]
-  assert other["bayes_accuracy"] == {} and other["win_rate"] == {}
+  assert other["bayes_accuracy"] == results["bayes_accuracy"]
+  assert other["win_rate"] == results["win_rate"]
 
 
 def test_a_set_below_the_gate_is_refused_unless_told(cache, tmp_path):
