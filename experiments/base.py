@@ -3,7 +3,7 @@
 r"""The base of the embedded worlds: one decoder, pretrained on the text of all three.
 
 It learns to answer, to follow descriptions, to read responses, and the few-shot format, whose
-labels are random: it does not personalize yet. An hour on two cores; it may be stopped and resumed.
+labels are random: it does not personalize yet. Hours on two cores; it may be stopped and resumed.
 `publish_base.py` measures the result and makes the folder that comes with the package.
 
 python -m fspo_jax.main --config=experiments/base.py --workdir=runs/base

@@ -4,7 +4,7 @@ r"""Open-ended questions: a synthetic set of personas made by the factory, then 
 
 Questions can be answered from several views, which 1,500 personas weigh by their tastes. Topics are
 held out as well as users; unseen users are evaluated on topics of both kinds. From scratch, in
-twenty minutes on two cores:
+less than half an hour on two cores:
 
 python -m fspo_jax.main --config=experiments/roleplay.py --workdir=runs/roleplay
 """
