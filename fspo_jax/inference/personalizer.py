@@ -9,9 +9,7 @@ import dataclasses
 import pathlib
 
 import jax
-from jaxtyping import Float
 import ml_collections
-import numpy as np
 
 from fspo_jax import checkpoints, sharding
 from fspo_jax import config as config_lib
@@ -96,7 +94,6 @@ class Personalizer:
     *,
     seed: int,
     descriptions: Sequence[str | None] | None = None,
-    offsets: Float[np.ndarray, "users D"] | None = None,
   ) -> list[list[Written]]:
     """Answers each user's prompts; a user's context is computed once.
 
@@ -106,7 +103,6 @@ class Personalizer:
       decoding: how tokens are chosen.
       seed: with the indices of user and prompt, all that the randomness depends on.
       descriptions: of each user, put after the shots: gold, or written by `describe`.
-      offsets: of each user, added to the embeddings of all their tokens (see `models.vpl`).
 
     Returns:
       For each user, a response to each prompt.
@@ -130,11 +126,7 @@ class Personalizer:
         Run.of(self.formatter.question(q), Role.QUESTION) for u in chosen for q in prompts[u]
       ]
       room = max(len(q.tokens) for q in questions) + decoding.max_tokens
-      context = self._prefill(
-        [self.context(users[u], descriptions[u]) for u in chosen],
-        room,
-        None if offsets is None else offsets[first : chosen.stop],
-      )
+      context = self._prefill([self.context(users[u], descriptions[u]) for u in chosen], room)
       context = sampler.fan_out(context, copies)
       context = sampler.extend(self.model, self.params, context, questions)
       seeds = [(seed, u, i) for u in chosen for i in range(copies)]
@@ -142,12 +134,10 @@ class Personalizer:
       answers += [written[i * copies : (i + 1) * copies] for i in range(len(chosen))]
     return answers
 
-  def _prefill(
-    self, runs: list[Run], room: int, offset: Float[np.ndarray, "runs D"] | None = None
-  ) -> sampler.Context:
+  def _prefill(self, runs: list[Run], room: int) -> sampler.Context:
     # 16 more than asked for: a run is padded to a multiple of 16 when it is appended.
     capacity = max(len(run.tokens) for run in runs) + room + 16
-    context = sampler.empty(self.model.config, len(runs), capacity, offset)
+    context = sampler.empty(self.model.config, len(runs), capacity)
     return sampler.extend(self.model, self.params, context, runs)
 
   def _sample(

@@ -147,12 +147,7 @@ _logprobs.defvjp(_logprobs_forward, _logprobs_backward)
 
 
 def segment_scores(
-  model: transformer.Transformer,
-  params: dict,
-  batch: ScoredTrees,
-  *,
-  chunk: int,
-  offset: Float[Array, "B D"] | None = None,
+  model: transformer.Transformer, params: dict, batch: ScoredTrees, *, chunk: int
 ) -> SegmentScores:
   """Scores every segment of a batch of token trees.
 
@@ -161,18 +156,12 @@ def segment_scores(
     params: its parameters.
     batch: an `episodes.batching.TreeBatch`.
     chunk: vocabulary entries per chunk.
-    offset: of the token embeddings of each row; see `transformer.Transformer`.
 
   Returns:
     Log-probability and length of each segment; 0 and 0 for padding.
   """
   hidden, _ = model.apply(
-    {"params": params},
-    batch.tokens,
-    batch.positions,
-    batch.roles,
-    batch.subtree_end,
-    offset=offset,
+    {"params": params}, batch.tokens, batch.positions, batch.roles, batch.subtree_end
   )
   gathered = jnp.take_along_axis(hidden, batch.source[..., None], axis=1)
   logprobs = token_logprobs(
