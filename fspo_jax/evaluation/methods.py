@@ -74,13 +74,6 @@ METHODS: Mapping[str, Method] = {
     "got, and asked for the high one; without shots.",
     "#56B4E9",
   ),
-  "vpl": Method(
-    "VPL",
-    "variational preference learning: an encoder of the user's pairs gives a latent that the "
-    "policy is conditioned on, in place of the shots' text.",
-    "#8C6BB1",
-    prompted=False,
-  ),
   "user_lora": Method(
     "LoRA per user",
     "the base, fine-tuned on the user's own shots by DPO, a LoRA adapter for each user.",

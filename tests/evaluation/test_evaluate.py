@@ -165,15 +165,15 @@ class TestMargins:
     assert np.abs(odds(False, "gold")[0] - odds(False)[0]).min() > 1e-3
 
   def test_a_method_that_nothing_has_made_is_refused(self):
-    settings = dataclasses.replace(SETTINGS, methods=("base", "vpl"))
+    settings = dataclasses.replace(SETTINGS, methods=("base", "user_lora"))
     episodes = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
-    with pytest.raises(ValueError, match="'vpl' is no prompt, and this run has not made it"):
+    with pytest.raises(ValueError, match="'user_lora' is no prompt, and this run has not made it"):
       evaluate.SplitEvaluation("unseen", episodes, None, settings, seed=3)
     other = object()
     found = evaluate.SplitEvaluation(
-      "unseen", episodes, None, settings, seed=3, others={"vpl": other}
+      "unseen", episodes, None, settings, seed=3, others={"user_lora": other}
     )
-    assert found.contenders["vpl"] is other
+    assert found.contenders["user_lora"] is other
 
   def test_a_missing_pair_counts_neither_as_right_nor_as_wrong(self, evaluation):
     values = np.full(EPISODES, np.nan)
