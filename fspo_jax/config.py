@@ -238,6 +238,9 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.layout.query_shots = ()  # numbers of shots after which the queries are scored
   c.layout.description_shots = ()  # numbers of shots after which the description is
   c.layout.description_queries = ()  # after which of these the queries hang under it too
+  c.layout.description_pairs = False  # compare two sampled descriptions (episodes that have them)
+  c.layout.description_pair_queries = False  # the queries hang under the better of these too
+  c.layout.rewards = False  # each response under what opens its own reward (rewards in context)
   c.loss = ml_collections.ConfigDict()
   c.loss.name = "ipo"  # or 'dpo', 'kto', 'simpo'
   c.loss.beta = 0.1  # IPO: the target margin is 1 / (2 beta) nats
