@@ -10,6 +10,7 @@ python -m fspo_jax.main --config=experiments/methods.py:fspo_ipo,reviews --workd
   dpo, ipo            preference optimization without shots: one model for all users
   pref_ft             SFT on chosen responses, with shots (few-shot Pref-FT, GPO)
   ric                 rewards in context
+  vpl                 variational preference learning: a latent of the shots conditions the policy
   fspo_dpo, fspo_ipo  FSPO; fspo_kto and fspo_simpo with other objectives
   user_lora           the base fine-tuned on each user's own shots
 
@@ -30,6 +31,7 @@ METHODS = (
   "ipo",
   "pref_ft",
   "ric",
+  "vpl",
   "fspo_dpo",
   "fspo_ipo",
   "fspo_kto",
@@ -51,6 +53,9 @@ def get_config(arg: str = "fspo_ipo") -> ml_collections.ConfigDict:
   elif method in ("dpo", "ipo", "ric"):
     _without_shots(c)
     rows = ("ric",) if method == "ric" else ("plain",)
+  elif method == "vpl":
+    _with_latents(c)
+    rows = ("vpl",)
   else:
     rows = ("pref_ft",) if method == "pref_ft" else ("fspo",)
   c.evaluation.methods = ("base", *rows)
@@ -60,7 +65,7 @@ def get_config(arg: str = "fspo_ipo") -> ml_collections.ConfigDict:
   elif method == "ric":
     c.preference.layout.rewards = True
     _likelihood(c)
-  elif method not in ("prompted", "user_lora"):
+  elif method not in ("prompted", "user_lora", "vpl"):
     _objective(c, method.removeprefix("fspo_"))
   return c
 
@@ -85,6 +90,17 @@ def _without_shots(c: ml_collections.ConfigDict) -> None:
   """Pairs given the question alone, as many in a row as there are with shots."""
   c.preference.shots = 0
   c.preference.queries = 9
+  c.preference.layout.shot_pairs = False
+  c.preference.layout.query_shots = (0,)
+
+
+def _with_latents(c: ml_collections.ConfigDict) -> None:
+  """The pairs of a user, the first of them the shots, each given the question and the latent."""
+  c.vpl.use = True
+  if c.preference.queries == 1:  # fresh episodes: rows of 12 pairs
+    c.preference.queries = 4
+    c.preference.row_tokens = 1088
+    c.preference.scored_tokens = 672
   c.preference.layout.shot_pairs = False
   c.preference.layout.query_shots = (0,)
 

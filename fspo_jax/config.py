@@ -140,6 +140,13 @@ def default() -> ml_collections.ConfigDict:
   c.user_finetuning.episodes = 200  # that margins are measured on
   c.user_finetuning.users_at_once = 8  # trained together; changes the speed alone
 
+  c.vpl = ml_collections.ConfigDict()  # of the method 'vpl'; see models/vpl.py
+  c.vpl.use = False  # True: the preference stage trains an encoder of users beside the policy
+  c.vpl.latent = 32  # dimensions of a user's latent
+  c.vpl.hidden = 128  # width of the encoder
+  c.vpl.kl_weight = 0.01  # of the latent's KL, against the mean loss of a pair
+  c.vpl.kl_anneal = 0.5  # fraction of the run over which it grows from 0
+
   c.evaluation = ml_collections.ConfigDict()
   # The rows of the report: some of `evaluation/methods.py`, the base first.
   c.evaluation.methods = ("base", "fewshot_prompted", "fspo", "fspo_rat", "fspo_gold")
@@ -325,12 +332,14 @@ def curriculum(stage: ml_collections.ConfigDict) -> Curriculum | None:
   return Curriculum(keys.start, keys.end, keys.candidates) if keys.use else None
 
 
-def packing(stage: ml_collections.ConfigDict) -> Packing:
-  """The static shape of a stage's rows."""
+def packing(
+  stage: ml_collections.ConfigDict, shots: int | None = None, queries: int | None = None
+) -> Packing:
+  """The static shape of a stage's rows; numbers of shots and queries in place of the stage's."""
   return Packing.of(
     layout(stage),
-    shots=stage.shots,
-    queries=stage.queries,
+    shots=stage.shots if shots is None else shots,
+    queries=stage.queries if queries is None else queries,
     episodes=stage.row_episodes,
     tokens=stage.row_tokens,
     scored_tokens=stage.scored_tokens,

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import optax
 
 from fspo_jax import base as base_lib
 from fspo_jax import checkpoints, checks, presets
@@ -26,8 +25,9 @@ from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter
 from fspo_jax.evaluation import contenders, evaluate, plots, report
 from fspo_jax.evaluation import results as results_lib
-from fspo_jax.models import transformer
+from fspo_jax.models import transformer, vpl
 from fspo_jax.training import loop, metrics, optimizer, step
+from fspo_jax.training import vpl as vpl_training
 from fspo_jax.workdir import Workdir
 
 _LOG = logging.getLogger(__name__)
@@ -181,7 +181,11 @@ class Recipe:
     """Trains the policy from the reference, and against it."""
     model, formatter = self._model()
     reference = self._params(self._reference, model)
-    loop.train(self._stage("preference", model, formatter), reference, reference)
+    config = rows_lib.vpl(self.config)
+    initial = reference
+    if config is not None:
+      initial = vpl.add_encoder(reference, config, self.plan.mesh, self.config.seed)
+    loop.train(self._stage("preference", model, formatter), initial, reference)
 
   def evaluate(self) -> None:
     """Evaluates on every split; writes the results and the report."""
@@ -192,7 +196,7 @@ class Recipe:
     models = contenders.Models(
       model,
       reference,
-      self._params("preference", model) if trained else reference,
+      self._params("preference", model, rows_lib.vpl(self.config)) if trained else reference,
       formatter,
       plan.mesh,
       self.config.vocab_chunk,
@@ -228,30 +232,53 @@ class Recipe:
     model = transformer.Transformer(config_lib.transformer(self.config, tokenizer.vocab_size))
     return model, Formatter(tokenizer, config_lib.template(self.config))
 
-  def _params(self, stage: str, model: transformer.Transformer) -> dict:
+  def _params(
+    self, stage: str, model: transformer.Transformer, encoder: vpl.VplConfig | None = None
+  ) -> dict:
+    abstract = step.abstract_params(model, self.plan.mesh)
+    if encoder is not None:
+      abstract |= vpl.abstract_encoder(encoder, model.config.width, self.plan.mesh)
     with checkpoints.Checkpoints(self.workdir.path / "checkpoints" / stage) as saved:
-      return saved.restore_params(step.abstract_params(model, self.plan.mesh))
+      return saved.restore_params(abstract)
 
   def _stage(self, name: str, model: transformer.Transformer, formatter: Formatter) -> loop.Stage:
-    keys = self.config[name]
+    keys, mesh = self.config[name], self.plan.mesh
+    objective = config_lib.objective(keys)
+    rule = optimizer.make_optimizer(config_lib.optimizer(keys), keys.steps)
+    rows = batching.Rows(
+      self.plan.training[name], formatter, config_lib.layout(keys), config_lib.packing(keys)
+    )
+    chunk = self.config.vocab_chunk
+    encoder = rows_lib.vpl(self.config) if name == "preference" else None
+    if encoder is None:
+      update = step.make_step(
+        model, objective, rule, mesh, vocab_chunk=chunk, accumulate=keys.accumulate
+      )
+    else:
+      rows = rows_lib.shots_asked(rows, keys)
+      update = vpl_training.make_step(
+        model,
+        objective,
+        rule,
+        mesh,
+        vocab_chunk=chunk,
+        config=encoder,
+        shots=keys.shots,
+        steps=keys.steps,
+        seed=self.plan.seed(name),
+      )
     return loop.Stage(
       name=name,
       directory=self.workdir.path,
-      model=model,
-      objective=config_lib.objective(keys),
-      optimizer=self._optimizer(keys),
-      rows=batching.Rows(
-        self.plan.training[name], formatter, config_lib.layout(keys), config_lib.packing(keys)
-      ),
+      step=update,
+      objective=objective,
+      optimizer=rule,
+      rows=rows,
       loop=config_lib.loop(keys),
-      mesh=self.plan.mesh,
-      vocab_chunk=self.config.vocab_chunk,
+      mesh=mesh,
       config=as_json(self.config),
       tokenizer=formatter.tokenizer.model,
     )
-
-  def _optimizer(self, keys: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    return optimizer.make_optimizer(config_lib.optimizer(keys), keys.steps)
 
   def _report(self, found: dict[str, evaluate.SplitResult]) -> None:
     """Writes results.json and report/."""

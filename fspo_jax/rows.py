@@ -1,14 +1,23 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From a config to the contenders of its methods that are more than a prompt to a model."""
+"""Methods that are more than a prompt: from a config to how they train, and their contenders."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import ml_collections
 
+from fspo_jax import config as config_lib
+from fspo_jax.episodes import batching
+from fspo_jax.episodes.sampling import ShotsAsked
+from fspo_jax.episodes.templates import Layout
 from fspo_jax.evaluation.contenders import Contender, Models
+from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.user_finetuning import Settings, UserFinetuning
+from fspo_jax.evaluation.variational import Variational
 from fspo_jax.models.lora import LoraConfig
+from fspo_jax.models.vpl import VplConfig
 
 
 def user_finetuning(c: ml_collections.ConfigDict) -> Settings:
@@ -20,14 +29,60 @@ def user_finetuning(c: ml_collections.ConfigDict) -> Settings:
   return Settings(lora=LoraConfig(**shape) if shape["rank"] else None, **keys)
 
 
+def vpl(c: ml_collections.ConfigDict) -> VplConfig | None:
+  """A user's latent in VPL; None for a policy without one."""
+  keys = dict(c.vpl)
+  return VplConfig(**keys) if keys.pop("use") else None
+
+
+def _check_vpl(c: ml_collections.ConfigDict) -> None:
+  """Refuses what VPL cannot do."""
+  config, methods, stage = vpl(c), c.evaluation.methods, c.preference
+  if config is None:
+    if "vpl" in methods:
+      raise ValueError("evaluation.methods: found 'vpl' with vpl.use=False, expected True")
+    return
+  if "preference" not in c.stages:
+    raise ValueError(f"vpl.use=True and stages={tuple(c.stages)}: expected 'preference', its stage")
+  prompted = [name for name in methods if METHODS[name].prompted and METHODS[name].trained]
+  if prompted:
+    raise ValueError(
+      f"vpl.use=True: found evaluation.methods={methods}, expected 'vpl' in place of {prompted}: "
+      "its policy is told who asks by a latent, not by what is in the context"
+    )
+  if config_lib.layout(stage) != Layout(query_shots=(0,)):
+    raise ValueError(
+      "vpl.use=True: expected a preference.layout with query_shots=(0,) and nothing else: all "
+      "pairs are scored, and none is in the context"
+    )
+  if stage.row_episodes != 1 or stage.accumulate != 1 or stage.shots < 1:
+    raise ValueError(
+      f"vpl.use=True: found preference.row_episodes={stage.row_episodes}, accumulate="
+      f"{stage.accumulate} and shots={stage.shots}, expected 1, 1, and 1 or more"
+    )
+  objective = config_lib.objective(stage)
+  if not objective.needs_reference or objective.needs_reference_point:
+    raise ValueError(
+      f"vpl.use=True: found preference.loss.name={objective.name!r} with preference_weight="
+      f"{objective.preference_weight}, expected 'ipo' or 'dpo' with more than 0"
+    )
+
+
 def check(c: ml_collections.ConfigDict) -> None:
   """Refuses, with a ValueError, what the methods of `evaluation.methods` cannot do."""
+  _check_vpl(c)
   if "user_lora" in c.evaluation.methods:
     settings = user_finetuning(c)
     if max(settings.ks) > c.evaluation.shots:
       raise ValueError(
         f"user_finetuning.ks={settings.ks}: found more than evaluation.shots={c.evaluation.shots}"
       )
+
+
+def shots_asked(rows: batching.Rows, stage: ml_collections.ConfigDict) -> batching.Rows:
+  """A stage's rows with nothing in the context: its shots are asked like queries, before them."""
+  packing = config_lib.packing(stage, shots=0, queries=stage.shots + stage.queries)
+  return dataclasses.replace(rows, episode=ShotsAsked(rows.episode), packing=packing)
 
 
 def others(c: ml_collections.ConfigDict, models: Models, seed: int) -> dict[str, Contender]:
@@ -43,4 +98,8 @@ def others(c: ml_collections.ConfigDict, models: Models, seed: int) -> dict[str,
     found["user_lora"] = UserFinetuning(
       models.model, models.base, models.formatter, user_finetuning(c), seed, c.vocab_chunk
     )
+  config = vpl(c)
+  if config is not None and "vpl" in c.evaluation.methods:
+    keys = c.evaluation
+    found["vpl"] = Variational(models, config, keys.rows, keys.max_row_tokens)
   return found

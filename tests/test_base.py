@@ -176,7 +176,7 @@ def _run_from(path, workdir, method):
   return results_lib.read(workdir / "results.json")
 
 
-@pytest.mark.parametrize("method", ["prompted", "ric", "user_lora"])
+@pytest.mark.parametrize("method", ["prompted", "ric", "vpl", "user_lora"])
 def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
   _tiny_base(tmp_path / "published")
   results = _run_from(tmp_path / "published", tmp_path / "run", method)
@@ -186,6 +186,10 @@ def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
   assert set(ks) == ({"0", "8"} if method == "user_lora" else {str(k) for k in range(9)})
   # What starts from a base can be opened by its path alone, as any other model.
   stage = "base" if method in ("prompted", "user_lora") else "preference"
+  if method == "vpl":
+    with pytest.raises(ValueError, match="found a policy of VPL"):
+      Personalizer.load(tmp_path / "run" / "checkpoints" / stage)
+    return
   opened = Personalizer.load(tmp_path / "run" / "checkpoints" / stage)
   assert opened.formatter.tokenizer.model == tiny.tokenizer().model
 
@@ -234,7 +238,8 @@ def test_every_row_has_a_config_that_can_be_run(world):
     if trained:
       layout = config_lib.layout(config.preference)
       shown = method.startswith(("fspo", "pref_ft"))
-      assert bool(config.preference.shots) == shown == layout.shot_pairs
+      assert shown == layout.shot_pairs
+      assert bool(config.preference.shots) == shown or config.vpl.use
       pairs = layout.max_pairs(config.preference.shots, config.preference.queries)
       assert bool(pairs) == (method not in ("pref_ft", "ric"))
   with pytest.raises(ValueError, match="found 'fpso' after the colon"):

@@ -129,6 +129,18 @@ _REFUSED = {
     {"evaluation__episodes": 10, "evaluation__rat_episodes": 11},
     r"evaluation\.rat_episodes=11 .* evaluation\.episodes=10",
   ),
+  "a latent of nobody": (
+    {"evaluation__methods": ("base", "vpl")},
+    r"found 'vpl' with vpl\.use=False",
+  ),
+  "shots for a policy that reads a latent": (
+    {"vpl__use": True},
+    r"expected 'vpl' in place of \['fspo', 'fspo_rat', 'fspo_gold'\]",
+  ),
+  "a latent and a context": (
+    {"vpl__use": True, "evaluation__methods": ("base", "vpl")},
+    r"vpl\.use=True: expected a preference\.layout with query_shots=\(0,\) and nothing else",
+  ),
   "more devices than there are": ({"mesh__fsdp": 64}, r"mesh=.*'fsdp': 64.* does not fit"),
   "an unknown template": ({"template": "xml"}, r"template='xml' is not one of"),
   "an unknown data set": ({"data__name": "movies"}, r"data\.name='movies' is not one of"),

@@ -73,6 +73,24 @@ class Episode:
 
 
 @dataclasses.dataclass(frozen=True)
+class ShotsAsked:
+  """The same episodes, with nothing in the context: their shots are asked first, like queries.
+
+  For methods to which a user is known otherwise (see `models.vpl`).
+
+  Attributes:
+    episode: the episodes; their shots are preferences.
+  """
+
+  episode: EpisodeFn
+
+  def __call__(self, index: int) -> Episode:
+    """Episode `index`."""
+    found = self.episode(index)
+    return dataclasses.replace(found, shots=(), queries=(*found.shots, *found.queries))
+
+
+@dataclasses.dataclass(frozen=True)
 class Curriculum:
   """Easier pairs and clearer users first, annealed to the target distribution.
 

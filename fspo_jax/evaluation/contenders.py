@@ -143,7 +143,13 @@ class Scorer:
 
 
 def fit_packing(
-  episodes: Sequence[Episode], formatter: Formatter, layout: Layout, shots: int, limit: int
+  episodes: Sequence[Episode],
+  formatter: Formatter,
+  layout: Layout,
+  shots: int,
+  limit: int,
+  *,
+  queries: int = 1,
 ) -> batching.Packing:
   """The smallest row that holds each of the episodes, at most `limit` tokens."""
   tokens, scored = batching.largest(episodes.__getitem__, len(episodes), formatter, layout)
@@ -152,7 +158,7 @@ def fit_packing(
     return min(-(-n // 32) * 32, limit)
 
   return batching.Packing.of(
-    layout, shots=shots, queries=1, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
+    layout, shots=shots, queries=queries, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
   )
 
 

@@ -74,6 +74,13 @@ METHODS: Mapping[str, Method] = {
     "got, and asked for the high one; without shots.",
     "#56B4E9",
   ),
+  "vpl": Method(
+    "VPL",
+    "variational preference learning: an encoder of the user's shots to a latent, trained with a "
+    "policy that is given the latent's mean and no shots.",
+    "#882255",
+    prompted=False,
+  ),
   "user_lora": Method(
     "LoRA per user",
     "the base, fine-tuned on the user's own shots by DPO, a LoRA adapter for each user.",

@@ -9,7 +9,9 @@ import dataclasses
 import pathlib
 
 import jax
+from jaxtyping import Float
 import ml_collections
+import numpy as np
 
 from fspo_jax import checkpoints, sharding
 from fspo_jax import config as config_lib
@@ -51,6 +53,12 @@ class Personalizer:
     """Opens a stage's checkpoints (`workdir/checkpoints/preference`): all it takes is the path."""
     with checkpoints.Checkpoints(directory) as saved:
       config = ml_collections.ConfigDict(saved.metadata()["config"])
+      # Checkpoints that are older than VPL have no such keys.
+      if pathlib.Path(directory).name == "preference" and "vpl" in config and config.vpl.use:
+        raise ValueError(
+          f"{directory}: found a policy of VPL, which is told who asks by a latent, expected one "
+          "that reads shots; evaluate it with the method 'vpl'"
+        )
       tokenizer = tokenizers.Tokenizer(saved.tokenizer())
       model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
       mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
@@ -94,6 +102,7 @@ class Personalizer:
     *,
     seed: int,
     descriptions: Sequence[str | None] | None = None,
+    offsets: Float[np.ndarray, "users D"] | None = None,
   ) -> list[list[Written]]:
     """Answers each user's prompts; a user's context is computed once.
 
@@ -103,6 +112,7 @@ class Personalizer:
       decoding: how tokens are chosen.
       seed: with the indices of user and prompt, all that the randomness depends on.
       descriptions: of each user, put after the shots: gold, or written by `describe`.
+      offsets: of each user, added to the embeddings of all their tokens (see `models.vpl`).
 
     Returns:
       For each user, a response to each prompt.
@@ -126,7 +136,11 @@ class Personalizer:
         Run.of(self.formatter.question(q), Role.QUESTION) for u in chosen for q in prompts[u]
       ]
       room = max(len(q.tokens) for q in questions) + decoding.max_tokens
-      context = self._prefill([self.context(users[u], descriptions[u]) for u in chosen], room)
+      context = self._prefill(
+        [self.context(users[u], descriptions[u]) for u in chosen],
+        room,
+        None if offsets is None else offsets[first : chosen.stop],
+      )
       context = sampler.fan_out(context, copies)
       context = sampler.extend(self.model, self.params, context, questions)
       seeds = [(seed, u, i) for u in chosen for i in range(copies)]
@@ -134,10 +148,12 @@ class Personalizer:
       answers += [written[i * copies : (i + 1) * copies] for i in range(len(chosen))]
     return answers
 
-  def _prefill(self, runs: list[Run], room: int) -> sampler.Context:
+  def _prefill(
+    self, runs: list[Run], room: int, offset: Float[np.ndarray, "runs D"] | None = None
+  ) -> sampler.Context:
     # 16 more than asked for: a run is padded to a multiple of 16 when it is appended.
     capacity = max(len(run.tokens) for run in runs) + room + 16
-    context = sampler.empty(self.model.config, len(runs), capacity)
+    context = sampler.empty(self.model.config, len(runs), capacity, offset)
     return sampler.extend(self.model, self.params, context, runs)
 
   def _sample(

@@ -45,11 +45,14 @@ class Context(NamedTuple):
     cache: keys and values.
     lengths: tokens of each sequence.
     hidden: hidden state of each sequence's last token, which predicts the next one.
+    offset: added to the embedding of every token of a sequence, those sampled included; None for
+      nothing. See `models.vpl`.
   """
 
   cache: transformer.Cache
   lengths: Int[Array, " B"]
   hidden: Float[Array, "B D"]
+  offset: Float[Array, "B D"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +81,20 @@ class Sampled(NamedTuple):
   finished: bool
 
 
-def empty(config: transformer.TransformerConfig, batch: int, capacity: int) -> Context:
+def empty(
+  config: transformer.TransformerConfig,
+  batch: int,
+  capacity: int,
+  offset: Float[Array, "B D"] | None = None,
+) -> Context:
   """Contexts that have been told nothing; `capacity` tokens fit, rounded up."""
   capacity = -(-capacity // _BUCKET) * _BUCKET
   return Context(
     transformer.init_cache(config, batch, capacity),
     jnp.zeros(batch, jnp.int32),
     jnp.zeros((batch, config.width), config.dtype),
+    # A copy: the context is consumed by whoever extends it.
+    None if offset is None else jnp.array(offset),
   )
 
 
@@ -98,6 +108,7 @@ def fan_out(context: Context, copies: int) -> Context:
     transformer.Cache(repeat(context.cache.k, 1), repeat(context.cache.v, 1)),
     repeat(context.lengths, 0),
     repeat(context.hidden, 0),
+    None if context.offset is None else repeat(context.offset, 0),
   )
 
 
@@ -112,10 +123,12 @@ def _extend(
 ) -> Context:
   # Padding is written past each sequence's end, where nothing looks before it is overwritten.
   positions = context.lengths[:, None] + jnp.arange(tokens.shape[1])[None, :]
-  hidden, cache = model.apply({"params": params}, tokens, positions, roles, cache=context.cache)
+  hidden, cache = model.apply(
+    {"params": params}, tokens, positions, roles, cache=context.cache, offset=context.offset
+  )
   last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
   last = jnp.where((counts > 0)[:, None], last, context.hidden)
-  return Context(cache, context.lengths + counts, last)
+  return Context(cache, context.lengths + counts, last, context.offset)
 
 
 def extend(

@@ -147,7 +147,12 @@ _logprobs.defvjp(_logprobs_forward, _logprobs_backward)
 
 
 def segment_scores(
-  model: transformer.Transformer, params: dict, batch: ScoredTrees, *, chunk: int
+  model: transformer.Transformer,
+  params: dict,
+  batch: ScoredTrees,
+  *,
+  chunk: int,
+  offset: Float[Array, "B D"] | None = None,
 ) -> SegmentScores:
   """Scores every segment of a batch of token trees.
 
@@ -156,18 +161,60 @@ def segment_scores(
     params: its parameters.
     batch: an `episodes.batching.TreeBatch`.
     chunk: vocabulary entries per chunk.
+    offset: of the token embeddings of each row; see `transformer.Transformer`.
 
   Returns:
     Log-probability and length of each segment; 0 and 0 for padding.
   """
+  hidden = _scored_hidden(model, params, batch, offset)
+  return _scores(model, params, batch, hidden, chunk)
+
+
+def segment_scores_and_features(
+  model: transformer.Transformer, params: dict, batch: ScoredTrees, *, chunk: int
+) -> tuple[SegmentScores, Float[Array, "B G D"]]:
+  """Scores every segment as `segment_scores` does, and gives its feature.
+
+  That is the mean hidden state that its tokens are predicted from; 0 for padding.
+  """
+  hidden = _scored_hidden(model, params, batch, None)
+  scores = _scores(model, params, batch, hidden, chunk)
+
+  def by_segment(values: Float[Array, "S D"], ids: Int[Array, " S"]) -> Float[Array, "G D"]:
+    segments = batch.segment_kind.shape[1]
+    return jax.ops.segment_sum(values, ids, num_segments=segments + 1)[:segments]
+
+  total = jax.vmap(by_segment)(hidden.astype(jnp.float32), batch.segment)
+  return scores, total / jnp.maximum(scores.length, 1.0)[..., None]
+
+
+def _scored_hidden(
+  model: transformer.Transformer,
+  params: dict,
+  batch: ScoredTrees,
+  offset: Float[Array, "B D"] | None,
+) -> Float[Array, "B S D"]:
+  """Hidden states where the scored tokens are predicted."""
   hidden, _ = model.apply(
-    {"params": params}, batch.tokens, batch.positions, batch.roles, batch.subtree_end
+    {"params": params},
+    batch.tokens,
+    batch.positions,
+    batch.roles,
+    batch.subtree_end,
+    offset=offset,
   )
-  gathered = jnp.take_along_axis(hidden, batch.source[..., None], axis=1)
-  logprobs = token_logprobs(
-    gathered, transformer.head(params, model.config), batch.target, chunk=chunk
-  )
-  return sum_segments(logprobs, batch)
+  return jnp.take_along_axis(hidden, batch.source[..., None], axis=1)
+
+
+def _scores(
+  model: transformer.Transformer,
+  params: dict,
+  batch: ScoredTrees,
+  hidden: Float[Array, "B S D"],
+  chunk: int,
+) -> SegmentScores:
+  head = transformer.head(params, model.config)
+  return sum_segments(token_logprobs(hidden, head, batch.target, chunk=chunk), batch)
 
 
 def sum_segments(logprobs: Float[Array, "B S"], batch: ScoredTrees) -> SegmentScores:

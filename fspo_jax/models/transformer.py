@@ -209,6 +209,7 @@ class Transformer(nn.Module):
     roles: Int[Array, "B L"],
     subtree_end: Int[Array, "B L"] | None = None,
     cache: Cache | None = None,
+    offset: Float[Array, "B D"] | None = None,
   ) -> tuple[Float[Array, "B L D"], Cache | None]:
     """Hidden states of every token, after the final norm.
 
@@ -218,6 +219,7 @@ class Transformer(nn.Module):
       roles: what each token is; not looked at when `config.roles` is 0.
       subtree_end: the trees of the rows; exactly one of it and `cache` is given.
       cache: what came before; the new tokens are appended at their positions.
+      offset: added to the embedding of every token of a row, where a user is told by a vector.
 
     Returns:
       The hidden states, and the cache with the new tokens in it (None without one).
@@ -242,6 +244,8 @@ class Transformer(nn.Module):
         jnp.dtype(c.param_dtype),
       )
       x = x + role_table.astype(c.dtype)[roles]
+    if offset is not None:
+      x = x + offset.astype(c.dtype)[:, None, :]
     if not c.tied:
       # Only declared here; `head` reads it.
       self.param(

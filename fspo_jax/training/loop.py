@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import logging
 import math
@@ -17,7 +18,6 @@ import optax
 from fspo_jax import checkpoints as checkpoints_lib
 from fspo_jax import losses, sharding
 from fspo_jax.episodes import batching
-from fspo_jax.models import transformer
 from fspo_jax.training import metrics as metrics_lib
 from fspo_jax.training import step as step_lib
 
@@ -26,6 +26,10 @@ _LOG = logging.getLogger(__name__)
 # The policy's own forward pass against the reference's is the same program on the same numbers;
 # this leaves room for nothing but a different order of sums.
 _STEP0_TOLERANCE = 1e-3  # nats
+
+StepFn = Callable[
+  [step_lib.TrainState, Any, batching.TreeBatch], tuple[step_lib.TrainState, step_lib.Metrics]
+]
 
 
 class TrainingError(RuntimeError):
@@ -80,26 +84,24 @@ class Stage:
   Attributes:
     name: of the stage; names its files.
     directory: the run's directory: `checkpoints/<name>`, `metrics/` are made in it.
-    model: the decoder.
-    objective: what is minimised.
-    optimizer: the update rule.
+    step: one update: (state, reference params, batch) -> (state, metrics), as of `step.make_step`.
+    objective: what it minimises.
+    optimizer: its update rule.
     rows: the data, by index.
     loop: how it runs.
     mesh: where it runs.
-    vocab_chunk: vocabulary entries per chunk of the projection.
     config: the whole run's config, kept in every checkpoint.
     tokenizer: the tokenizer's model, kept in every checkpoint.
   """
 
   name: str
   directory: pathlib.Path
-  model: transformer.Transformer
+  step: StepFn
   objective: step_lib.Objective
   optimizer: optax.GradientTransformation
   rows: batching.Rows
   loop: LoopConfig
   mesh: jax.sharding.Mesh
-  vocab_chunk: int
   config: dict[str, Any]
   tokenizer: bytes
 
@@ -209,14 +211,6 @@ def _run(
   start: int,
 ) -> step_lib.TrainState:
   loop, mesh = stage.loop, stage.mesh
-  step_fn = step_lib.make_step(
-    stage.model,
-    stage.objective,
-    stage.optimizer,
-    mesh,
-    vocab_chunk=stage.vocab_chunk,
-    accumulate=loop.accumulate,
-  )
   data = batching.batches(
     stage.rows,
     rows_per_step=loop.rows_per_step,
@@ -233,7 +227,7 @@ def _run(
       task = bar.add_task(stage.name, total=loop.steps, completed=start, note="")
       dropped = 0.0
       for step, batch in enumerate(data, start=start + 1):
-        state, metrics = step_fn(
+        state, metrics = stage.step(
           state,
           reference_params if stage.objective.needs_reference else None,
           sharding.to_global(mesh, batch),

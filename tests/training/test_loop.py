@@ -33,6 +33,7 @@ OPTIMIZER = optimizer.OptimizerConfig(
   weight_decay=0.0,
   b2=0.98,
 )
+MODEL = tiny.model(vocab_size=tiny.tokenizer().vocab_size, attention_block=256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +61,14 @@ class _Rows:
 
 
 def _stage(directory, *, objective=tiny.OBJECTIVE, **rows):
+  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  rule = optimizer.make_optimizer(OPTIMIZER, STEPS)
   return loop.Stage(
     name="preference",
     directory=pathlib.Path(directory),
-    model=tiny.model(vocab_size=tiny.tokenizer().vocab_size, attention_block=256),
+    step=step.make_step(MODEL, objective, rule, mesh, vocab_chunk=512, accumulate=1),
     objective=objective,
-    optimizer=optimizer.make_optimizer(OPTIMIZER, STEPS),
+    optimizer=rule,
     rows=_Rows(**rows),
     loop=loop.LoopConfig(
       steps=STEPS,
@@ -76,15 +79,14 @@ def _stage(directory, *, objective=tiny.OBJECTIVE, **rows):
       keep_checkpoints=2,
       data_threads=1,
     ),
-    mesh=sharding.make_mesh(1, 1, 1, jax.devices()[:1]),
-    vocab_chunk=512,
+    mesh=mesh,
     config={"seed": 0},
     tokenizer=tiny.tokenizer().model,
   )
 
 
 def _train(stage, reference=None):
-  initial = tiny.params(stage.model)
+  initial = tiny.params(MODEL)
   return loop.train(stage, initial, initial if reference is None else reference)
 
 
@@ -137,13 +139,13 @@ def test_a_run_writes_its_metrics_and_its_checkpoints(uninterrupted):
   assert 0.0 < first["data/padding_fraction"] < 1.0
   assert first["data/dropped_shots"] == 0.0
   with checkpoints.Checkpoints(stage.checkpoint_directory) as saved:
-    abstract = step.abstract_params(stage.model, stage.mesh)
+    abstract = step.abstract_params(MODEL, stage.mesh)
     _assert_same(saved.restore_params(abstract), params)
     assert saved.metadata()["config"] == stage.config
     assert saved.tokenizer() == stage.tokenizer
   assert list((stage.directory / "metrics" / "tensorboard" / "preference").iterdir())
   # What it started from was copied, not consumed: the other tests start from it too.
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(tiny.params(stage.model)))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(tiny.params(MODEL)))
 
 
 def test_a_finished_run_gives_its_parameters_and_trains_no_more(uninterrupted):
@@ -221,7 +223,7 @@ def test_what_is_not_a_number_stops_the_run_and_is_never_saved(tmp_path, bad_ste
   assert rows[-1]["step"] == bad_step and rows[-1]["loss"] is None
   assert all(row["loss"] is not None for row in rows[:-1])
   if last_good is not None:
-    state = step.init_state(tiny.params(stage.model), stage.optimizer, stage.mesh)
+    state = step.init_state(tiny.params(MODEL), stage.optimizer, stage.mesh)
     abstract = map(checkpoints.abstract_like, (state.params, state.opt_state))
     with checkpoints.Checkpoints(stage.checkpoint_directory) as saved:
       got = saved.restore(*abstract)
@@ -232,7 +234,7 @@ def test_what_is_not_a_number_stops_the_run_and_is_never_saved(tmp_path, bad_ste
 def test_a_policy_that_does_not_start_at_its_reference_is_refused(tmp_path):
   stage = _stage(tmp_path)
   with pytest.raises(loop.TrainingError) as caught:
-    _train(stage, reference=tiny.params(stage.model, seed=1))
+    _train(stage, reference=tiny.params(MODEL, seed=1))
   assert "at step 0 the policy differs from the reference: ipo loss" in str(caught.value)
   assert "(expected 25.000000)" in str(caught.value)
   assert _files(stage)[1] == []
