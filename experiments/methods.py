@@ -12,6 +12,8 @@ python -m fspo_jax.main --config=experiments/methods.py:fspo_ipo,reviews --workd
   ric                 rewards in context
   vpl                 variational preference learning: a latent of the shots conditions the policy
   fspo_dpo, fspo_ipo  FSPO; fspo_kto and fspo_simpo with other objectives
+  fspo_rat            FSPO with user descriptions (RAT): SFT on gold descriptions after shots, then
+                      preferences between responses, and between descriptions that it samples
   user_lora           the base fine-tuned on each user's own shots
 
 WORLD is 'reviews' (the default), 'elix' or 'roleplay'.
@@ -36,6 +38,7 @@ METHODS = (
   "fspo_ipo",
   "fspo_kto",
   "fspo_simpo",
+  "fspo_rat",
   "user_lora",
 )
 
@@ -47,6 +50,9 @@ def get_config(arg: str = "fspo_ipo") -> ml_collections.ConfigDict:
     raise ValueError(f"found {method!r} after the colon, expected one of {METHODS}")
   c = presets.from_base(world or "reviews")
   c.evaluation.rat_episodes = 0
+  if method == "fspo_rat":
+    _described(c)
+    return c
   if method in ("prompted", "user_lora"):
     c.stages = tuple(stage for stage in c.stages if stage != "preference")
     rows = ("fewshot_prompted", "oracle") if method == "prompted" else ("user_lora",)
@@ -92,6 +98,29 @@ def _without_shots(c: ml_collections.ConfigDict) -> None:
   c.preference.queries = 9
   c.preference.layout.shot_pairs = False
   c.preference.layout.query_shots = (0,)
+
+
+def _described(c: ml_collections.ConfigDict) -> None:
+  """Both halves of RAT: to describe a user from shots, and to answer under what it has written."""
+  c.stages = tuple(x for stage in c.stages for x in (("sft",) * (stage == "preference") + (stage,)))
+  c.sft.steps = 300
+  c.sft.flip_shots = -1.0 if c.data.name == "reviews" else 0.0  # labels that mean something
+  c.sft.queries = c.preference.queries
+  c.sft.row_tokens = c.preference.row_tokens
+  c.sft.scored_tokens = c.preference.scored_tokens
+  c.sft.curriculum.use = False
+  c.sft.layout.shot_pairs = False
+  c.sft.layout.query_shots = ()
+  c.sft.layout.description_shots = (1, 2, 4, 8)
+  c.sft.layout.description_queries = (8,)
+  c.sft.optimizer.learning_rate = 2e-3
+  c.sft.optimizer.adam_learning_rate = 1e-3
+  c.on_policy.use = True
+  c.preference.queries = max(c.preference.queries // 2, 1)
+  c.preference.layout.description_pairs = True
+  c.preference.layout.description_pair_queries = True
+  c.evaluation.methods = ("base", "fspo", "fspo_rat", "fspo_gold")
+  c.evaluation.rat_episodes = 250
 
 
 def _with_latents(c: ml_collections.ConfigDict) -> None:

@@ -68,11 +68,11 @@ def default() -> ml_collections.ConfigDict:
   c.synthesis = _synthesis()
 
   c.pretraining = ml_collections.ConfigDict()  # weights of the documents; only ratios count
-  c.pretraining.answers = 0.4  # answers to questions, under a description of who asks
-  c.pretraining.labels = 0.14  # the few-shot format, with random labels
-  c.pretraining.readings = 0.2  # what the responses of such shots are like
-  c.pretraining.pages = 0.2  # responses by one author, who is then described
-  c.pretraining.knowledge = 0.06  # what anybody knows of a domain
+  c.pretraining.answers = 0.45  # answers to questions, under a description of who asks
+  c.pretraining.labels = 0.08  # the few-shot format, with random labels
+  c.pretraining.readings = 0.25  # such shots, and what the responses of each are like
+  c.pretraining.pages = 0.17  # responses by one author, who is then described
+  c.pretraining.knowledge = 0.05  # what anybody knows of a domain
   c.pretraining.pairs = (13, 8, 9)  # pairs of a document of reviews, elix and roleplay
   c.pretraining.rationality = 4.0  # authors write a response with odds exp(this x reward)
 
@@ -127,6 +127,18 @@ def default() -> ml_collections.ConfigDict:
   c.preference.layout.description_queries = (8,)
   c.preference.curriculum.start = 0.1
   c.preference.curriculum.end = 0.5
+
+  # RAT: before the preference stage, its first model writes descriptions of the training users, of
+  # which the one that is closer to the gold one is preferred; see episodes/on_policy.py.
+  c.on_policy = ml_collections.ConfigDict()
+  c.on_policy.use = False
+  c.on_policy.episodes = 1500  # that are described; the stage trains on these, round and round
+  c.on_policy.shots = (2, 4, 8)  # numbers of shots that descriptions are written after
+  c.on_policy.samples = 4  # descriptions of an episode, of which two are compared
+  c.on_policy.temperature = 1.0
+  c.on_policy.max_tokens = 32  # of a description
+  c.on_policy.closeness = "traits"  # the tastes named, as the world reads them, or 'characters'
+  c.on_policy.gap = 0.0  # of closeness: pairs that are no further apart are skipped
 
   c.user_finetuning = ml_collections.ConfigDict()  # of the method 'user_lora'
   c.user_finetuning.steps = 20  # of Adam, each on all of the user's shots

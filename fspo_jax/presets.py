@@ -14,11 +14,11 @@ def use_base_shape(c: ml_collections.ConfigDict) -> None:
   """Gives a config the model of the worlds' base, and all of the language that it has read."""
   c.world.phrasings = 8
   c.world.fillers = 282
-  c.model.width = 128
+  c.model.width = 96
   c.model.layers = 3
-  c.model.heads = 4
-  c.model.kv_heads = 4
-  c.model.mlp = 384
+  c.model.heads = 3
+  c.model.kv_heads = 3
+  c.model.mlp = 288
 
 
 def worlds_base(seed: int = 0, world_seed: int = 0) -> ml_collections.ConfigDict:
@@ -54,7 +54,7 @@ def worlds_base(seed: int = 0, world_seed: int = 0) -> ml_collections.ConfigDict
   c.sft.optimizer.adam_learning_rate = 2e-3
   c.sft.optimizer.decay_fraction = 0.5
   c.sft.optimizer.warmup_steps = 50
-  c.sft.steps = 4_800
+  c.sft.steps = 6_500
   c.sft.checkpoint_every = 250
   return c
 

@@ -25,6 +25,7 @@ from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter
 from fspo_jax.evaluation import contenders, evaluate, plots, report
 from fspo_jax.evaluation import results as results_lib
+from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.models import transformer, vpl
 from fspo_jax.training import loop, metrics, optimizer, step
 from fspo_jax.training import vpl as vpl_training
@@ -43,7 +44,8 @@ FREE_KEYS = (
 )
 
 # Streams of randomness, each with its own number: none shares episodes with another.
-_SEEDS = {"corpus": 1, "sft": 2, "preference": 3, "evaluation": 4}
+_SEEDS = {"corpus": 1, "sft": 2, "preference": 3, "evaluation": 4, "descriptions": 5}
+_STREAMS = 8  # room for more, without which the others would change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Plan:
 
   def seed(self, stream: str) -> int:
     """The seed of a stream of randomness, one of `_SEEDS`."""
-    return self.config.seed * len(_SEEDS) * 2 + _SEEDS[stream]
+    return self.config.seed * _STREAMS + _SEEDS[stream]
 
 
 def as_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -89,6 +91,8 @@ def make_plan(c: ml_collections.ConfigDict, made: pathlib.Path | None = None) ->
   """
   mesh = checks.check(c)
   data = data_lib.load(c, made)
+  if c.on_policy.use:
+    rows_lib.closeness(c, data.world)
   plan = Plan(c, data, mesh, checks.settings(c), {}, {})
   for name in ("sft", "preference"):
     if name not in c.stages:
@@ -185,7 +189,18 @@ class Recipe:
     initial = reference
     if config is not None:
       initial = vpl.add_encoder(reference, config, self.plan.mesh, self.config.seed)
-    loop.train(self._stage("preference", model, formatter), initial, reference)
+    stage = self._stage("preference", model, formatter)
+    if self.config.on_policy.use:
+      rows = rows_lib.paired(
+        self.config,
+        stage.rows,
+        Personalizer(model, reference, formatter),
+        self.plan.data.world,
+        self.workdir.path / "description_pairs.jsonl",
+        self.plan.seed("descriptions"),
+      )
+      stage = dataclasses.replace(stage, rows=rows)
+    loop.train(stage, initial, reference)
 
   def evaluate(self) -> None:
     """Evaluates on every split; writes the results and the report."""

@@ -5,19 +5,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import pathlib
+from typing import Any
 
 import ml_collections
 
 from fspo_jax import config as config_lib
-from fspo_jax.episodes import batching
+from fspo_jax.episodes import batching, on_policy
 from fspo_jax.episodes.sampling import ShotsAsked
 from fspo_jax.episodes.templates import Layout
 from fspo_jax.evaluation.contenders import Contender, Models
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.user_finetuning import Settings, UserFinetuning
 from fspo_jax.evaluation.variational import Variational
+from fspo_jax.inference import rat
+from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.inference.sampler import Decoding
 from fspo_jax.models.lora import LoraConfig
 from fspo_jax.models.vpl import VplConfig
+from fspo_jax.synthesis import embedders
+from fspo_jax.worlds.world import World
+
+CLOSENESS = ("traits", "characters")
 
 
 def user_finetuning(c: ml_collections.ConfigDict) -> Settings:
@@ -68,9 +78,95 @@ def _check_vpl(c: ml_collections.ConfigDict) -> None:
     )
 
 
+def on_policy_settings(c: ml_collections.ConfigDict, seed: int) -> on_policy.Settings | None:
+  """Which descriptions are compared in the preference stage; None for none."""
+  keys = c.on_policy
+  if not keys.use:
+    return None
+  shots = tuple(keys.shots)
+  return on_policy.Settings(keys.episodes, shots, keys.samples, seed, gap=keys.gap)
+
+
+def _check_on_policy(c: ml_collections.ConfigDict) -> None:
+  """Refuses what pairs of sampled descriptions cannot do."""
+  keys, stage = c.on_policy, c.preference
+  if keys.use != stage.layout.description_pairs:
+    raise ValueError(
+      f"on_policy.use={keys.use} and preference.layout.description_pairs="
+      f"{stage.layout.description_pairs}: expected both, or neither"
+    )
+  if c.sft.layout.description_pairs:
+    raise ValueError("sft.layout.description_pairs=True: there is no policy yet to describe users")
+  if not keys.use:
+    return
+  on_policy_settings(c, 0)
+  Decoding(keys.temperature, 1.0, keys.max_tokens)
+  if keys.temperature == 0:
+    raise ValueError("on_policy.temperature=0: all samples would be the same, expected more")
+  if max(keys.shots) > stage.shots:
+    raise ValueError(
+      f"on_policy.shots={keys.shots}: found more than preference.shots={stage.shots}"
+    )
+  if stage.curriculum.use:
+    raise ValueError(
+      "on_policy.use=True and preference.curriculum.use=True: the episodes that are described come "
+      "round and round, and cannot become harder; expected preference.curriculum.use=False"
+    )
+  if keys.closeness not in CLOSENESS:
+    raise ValueError(f"on_policy.closeness={keys.closeness!r} is not one of {CLOSENESS}")
+
+
+def closeness(c: ml_collections.ConfigDict, world: World[Any] | None) -> on_policy.Closeness:
+  """How close descriptions are to gold ones; ValueError if it takes a world, and there is none."""
+  if c.on_policy.closeness == "characters":
+    return on_policy.embedding_closeness(embedders.CharacterNgrams())
+  if world is None:
+    raise ValueError(
+      "on_policy.closeness='traits': there is no world that could read them; expected 'characters'"
+    )
+  return on_policy.trait_closeness(world)
+
+
+def paired(
+  c: ml_collections.ConfigDict,
+  rows: batching.Rows,
+  writer: Personalizer,
+  world: World[Any] | None,
+  path: pathlib.Path,
+  seed: int,
+) -> batching.Rows:
+  """Rows of the episodes that have a pair of sampled descriptions, which are made here.
+
+  Args:
+    c: the config, with `on_policy.use`.
+    rows: those of the preference stage.
+    writer: the policy that it starts from.
+    world: behind the users, where there is one.
+    path: of the file of pairs; half-made ones are finished.
+    seed: with an episode's number, all that its pair depends on.
+  """
+  keys, settings = c.on_policy, on_policy_settings(c, seed)
+  decoding = Decoding(keys.temperature, 1.0, keys.max_tokens)
+  facts = {
+    "temperature": keys.temperature,
+    "max_tokens": keys.max_tokens,
+    "closeness": keys.closeness,
+  }
+  pairs = on_policy.make(
+    path,
+    rows.episode,
+    functools.partial(rat.sample, writer, decoding=decoding),
+    closeness(c, world),
+    settings,
+    facts,
+  )
+  return dataclasses.replace(rows, episode=on_policy.PairedEpisodes(rows.episode, pairs))
+
+
 def check(c: ml_collections.ConfigDict) -> None:
   """Refuses, with a ValueError, what the methods of `evaluation.methods` cannot do."""
   _check_vpl(c)
+  _check_on_policy(c)
   if "user_lora" in c.evaluation.methods:
     settings = user_finetuning(c)
     if max(settings.ks) > c.evaluation.shots:

@@ -13,7 +13,7 @@ import safetensors.flax
 from fspo_jax import base as base_lib
 from fspo_jax import checks, presets, recipe, sharding
 from fspo_jax import config as config_lib
-from fspo_jax.episodes import pretraining
+from fspo_jax.episodes import on_policy, pretraining
 from fspo_jax.evaluation import base_quality, statistics
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.inference.personalizer import Personalizer
@@ -161,6 +161,8 @@ def _run_from(path, workdir, method):
     "preference.row_tokens": 1024,
     "preference.scored_tokens": 768,
     "preference.optimizer.warmup_steps": 0,
+    "on_policy.episodes": 12,
+    "on_policy.max_tokens": 48,
     "evaluation.episodes": 6,
     "evaluation.win_rate_users": 3,
     "evaluation.win_rate_prompts": 1,
@@ -170,17 +172,34 @@ def _run_from(path, workdir, method):
     "user_finetuning.episodes": 4,
     "user_finetuning.ks": (0, 8),
   }
+  if "sft" in config.stages:
+    changes |= {
+      "sft.steps": 30,  # enough to learn that descriptions come to an end
+      "sft.optimizer.adam_learning_rate": 3e-2,
+      "sft.rows_per_step": 1,
+      "sft.row_tokens": 1536,
+      "sft.scored_tokens": 1024,
+      "sft.optimizer.warmup_steps": 0,
+      "preference.row_tokens": 1536,
+      "preference.scored_tokens": 1024,
+      "on_policy.closeness": "characters",  # a random model names no taste
+      "evaluation.rat_episodes": 2,
+    }
   with config.ignore_type():
     config.update_from_flattened_dict(changes)
   recipe.Recipe(recipe.make_plan(config), Workdir(workdir, recipe.as_json(config))).run()
   return results_lib.read(workdir / "results.json")
 
 
-@pytest.mark.parametrize("method", ["prompted", "ric", "vpl", "user_lora"])
+@pytest.mark.parametrize("method", ["prompted", "ric", "vpl", "fspo_rat", "user_lora"])
 def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
   _tiny_base(tmp_path / "published")
   results = _run_from(tmp_path / "published", tmp_path / "run", method)
   rows = {"fewshot_prompted", "oracle"} if method == "prompted" else {method}
+  if method == "fspo_rat":
+    rows |= {"fspo", "fspo_gold"}
+    pairs = on_policy.read(tmp_path / "run" / "description_pairs.jsonl")
+    assert pairs.pairs and {pair.described.shots for pair in pairs.pairs} <= {2, 4, 8}
   assert set(results["preference_accuracy"]) == set(results["win_rate"]) == {"base", *rows}
   ks = results["preference_accuracy"][next(iter(rows - {"oracle"}))]["unseen"]
   assert set(ks) == ({"0", "8"} if method == "user_lora" else {str(k) for k in range(9)})

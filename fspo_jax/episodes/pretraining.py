@@ -9,7 +9,7 @@ of the embedded worlds learns these from five kinds of document, each of them an
   descriptions are instructions
 - labels: the few-shot format; which response is the preferred one is a coin's toss, so that the
   base knows the format and does not personalize yet
-- readings: after such shots, questions of what each response is like
+- readings: after each of such shots, what its responses are like
 - pages: several responses by one author, who is described after each of them; no pairs and no
   labels, but what many texts have in common
 - knowledge: what anybody knows of a domain, as which subject a concept belongs to
@@ -77,14 +77,9 @@ class Mixture:
     return self.answers, self.labels, self.readings, self.pages, self.knowledge
 
 
-def reading_question(number: int, side: int) -> str:
-  """Asks what a response in the context is like.
-
-  Args:
-    number: which shot's, counted from 1.
-    side: 0 for its first response, the preferred one, 1 for the second.
-  """
-  return f"What is the {('first', 'second')[side]} response to question {number} like?"
+def reading_question(side: int) -> str:
+  """Asks what a response of the last shot is like: 0 for the first, the preferred one, 1."""
+  return f"What is the {('first', 'second')[side]} of these responses like?"
 
 
 def layout(items: int) -> Layout:
@@ -176,15 +171,14 @@ class _Writer:
     return self._episode(shots=[pair for pair, _ in map(self._pair, self._prompts(count))])
 
   def readings(self, count: int) -> Episode:
-    """What the responses of some pairs are like."""
-    pairs, questions = [], []
-    for number, prompt in enumerate(self._prompts(count), 1):
+    """Pairs, and after each what its responses are like."""
+    shots: list[Preference | Page] = []
+    for prompt in self._prompts(count):
       pair, read = self._pair(prompt)
-      pairs.append(pair)
-      questions += [Page(reading_question(number, side), read[side]) for side in (0, 1)]
-    # In no order: a question alone says which response it is about.
-    order = self.rng.permutation(len(questions)).tolist()
-    return self._episode(shots=[*pairs, *map(questions.__getitem__, order)])
+      # In either order: a question alone says which response it is about.
+      sides = self.rng.permutation(2).tolist()
+      shots += [pair, *(Page(reading_question(side), read[side]) for side in sides)]
+    return self._episode(shots=shots)
 
   def pages(self, count: int) -> Episode:
     """Responses by the user, who is described after each."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fspo_jax.episodes.pretraining import Mixture, PretrainingEpisodes
+from fspo_jax.episodes.pretraining import Mixture, PretrainingEpisodes, reading_question
 from fspo_jax.episodes.sampling import Curriculum, EpisodeFn, UserEpisodes, WorldEpisodes
 from fspo_jax.preferences import Splits, User
 from fspo_jax.worlds.world import World
@@ -111,6 +111,7 @@ class PretrainingSource:
     share = lines // len(self.worlds)
     for i, world in enumerate(self.worlds):
       yield from (text for pair in world.knowledge() for text in pair)
+      yield from (reading_question(i % 2) for i in range(share // 20))
       yield from apart(world.corpus(np.random.default_rng([seed, i]), share), world.topics("train"))
 
   def training(

@@ -92,7 +92,7 @@ def reading(
     chosen, rejected = (world.write_response(_uniform(rng), prompt, kind) for kind in kinds)
     shots.append([Preference(prompt, chosen, rejected)])
     gold.append([world.reading(prompt, kind) for kind in kinds])
-  asked = [[reading_question(1, side) for side in (0, 1)]] * pairs
+  asked = [[reading_question(side) for side in (0, 1)]] * pairs
   written = personalizer.respond(shots, asked, decoding, seed=seed)
   seen, right = collections.Counter(), collections.Counter()
   for own, responses in zip(gold, written, strict=True):

@@ -126,11 +126,12 @@ def test_labels_say_nothing_of_the_user():
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_a_reading_describes_whoever_likes_its_response_best(world):
   for episode in map(_only("readings", (world,)), range(60)):
-    pairs = [shot for shot in episode.shots if isinstance(shot, Preference)]
-    read = {shot.prompt: shot.response for shot in episode.shots if isinstance(shot, Page)}
-    assert len(read) == 2 * len(pairs)
-    for number, pair in enumerate(pairs, 1):
-      words = [read[reading_question(number, side)] for side in (0, 1)]
+    assert len(episode.shots) == 3 * 5
+    for first in range(0, 15, 3):  # a pair, then what its responses are like, in either order
+      pair, *pages = episode.shots[first : first + 3]
+      assert isinstance(pair, Preference)
+      read = {page.prompt: page.response for page in pages}
+      words = [read[reading_question(side)] for side in (0, 1)]
       assert words[0] != words[1]
       for text, said in zip((pair.chosen, pair.rejected), words, strict=True):
         kind = world.kind(pair.prompt, text)
