@@ -4,30 +4,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import json
 import logging
+import os
 import pathlib
-import statistics
 from typing import Any
 
 import jax
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import checkpoints, checks, presets
+from fspo_jax import checkpoints, checks, outcome, presets
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
 from fspo_jax import rows as rows_lib
-from fspo_jax.episodes import batching, sources, tokenizers
+from fspo_jax.datasets.synthetic import synthetic_dataset_builder as builder
+from fspo_jax.episodes import batching, tokenizers
 from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter
-from fspo_jax.evaluation import contenders, evaluate, plots, report
-from fspo_jax.evaluation import results as results_lib
+from fspo_jax.evaluation import contenders, evaluate
 from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.models import transformer, vpl
-from fspo_jax.training import loop, metrics, optimizer, step
+from fspo_jax.training import loop, optimizer, step
 from fspo_jax.training import vpl as vpl_training
 from fspo_jax.workdir import Workdir
 
@@ -204,18 +203,7 @@ class Recipe:
 
   def evaluate(self) -> None:
     """Evaluates on every split; writes the results and the report."""
-    model, formatter = self._model()
-    plan = self.plan
-    reference = self._params(self._reference, model)
-    trained = "preference" in self.config.stages
-    models = contenders.Models(
-      model,
-      reference,
-      self._params("preference", model, rows_lib.vpl(self.config)) if trained else reference,
-      formatter,
-      plan.mesh,
-      self.config.vocab_chunk,
-    )
+    plan, models = self.plan, self.models()
     found, others = {}, rows_lib.others(self.config, models, plan.seed("evaluation"))
     for name, episodes in plan.evaluation.items():
       _LOG.info("evaluating on %s users", name)
@@ -230,17 +218,22 @@ class Recipe:
       found[name] = evaluate.evaluate_split(
         evaluation, truth=plan.data.truth(episodes), baselines=plan.data.baselines
       )
-    self._report(found)
+    outcome.write(plan, self.workdir, found)
+
+  def models(self) -> contenders.Models:
+    """The reference, and the policy if there is one, as the stages before have left them."""
+    model, formatter = self._model()
+    reference = self._params(self._reference, model)
+    policy = reference
+    if "preference" in self.config.stages:
+      policy = self._params("preference", model, rows_lib.vpl(self.config))
+    chunk = self.config.vocab_chunk
+    return contenders.Models(model, reference, policy, formatter, self.plan.mesh, chunk)
 
   @property
   def _reference(self) -> str:
     """The stage whose model the policy starts from, and is compared with."""
     return "sft" if "sft" in self.config.stages else "base"
-
-  @property
-  def _trained(self) -> list[str]:
-    """The training stages."""
-    return [name for name in ("sft", "preference") if name in self.config.stages]
 
   def _model(self) -> tuple[transformer.Transformer, Formatter]:
     tokenizer = tokenizers.load(self.workdir.path / "tokenizer.model")
@@ -295,109 +288,31 @@ class Recipe:
       tokenizer=formatter.tokenizer.model,
     )
 
-  def _report(self, found: dict[str, evaluate.SplitResult]) -> None:
-    """Writes results.json and report/."""
-    temperatures = self.plan.settings.temperatures
 
-    def by_method(
-      get: Callable[[evaluate.SplitResult], dict[str, Any]],
-    ) -> dict[str, dict[str, Any]]:
-      return {
-        method: {split: get(r)[method] for split, r in found.items()}
-        for method in next(iter(found.values())).accuracy
-      }
+def reopen(directory: str | os.PathLike[str]) -> Recipe:
+  """A run that is there, by its path alone: to look at what it has made, not to go on with it.
 
-    results = {
-      "preference_accuracy": by_method(lambda r: r.accuracy),
-      "preference_accuracy_ci95": by_method(lambda r: r.intervals),
-      "bayes_accuracy": {split: r.bayes for split, r in found.items() if r.bayes},
-      "win_rate": {},
-      "wall_seconds": self.workdir.seconds(),
-      "environment": results_lib.environment(seed=self.config.seed)
-      | {"devices": [d.device_kind for d in self.plan.mesh.devices.flat]},
-      "padding_fraction": {
-        **{
-          name: self._metric(name, "data/padding_fraction", statistics.fmean)
-          for name in self._trained
-        },
-        **{f"evaluation, {split}": r.facts["padding_fraction"] for split, r in found.items()},
-      },
-      "dropped_shots": {
-        **{n: self._metric(n, "data/dropped_shots", sum) for n in self._trained},
-        **{f"evaluation, {split}": r.facts["dropped_shots"] for split, r in found.items()},
-      },
-    }
-    if self.plan.data.world is not None and self.plan.settings.win_rate_users:
-      for i, t in enumerate(temperatures):
-        key = "win_rate" if i == 0 else f"win_rate_temperature_{t:g}"
-        results[key] = by_method(lambda r, t=t: r.win_rates[t])
-    descriptions = {split: r.descriptions for split, r in found.items() if r.descriptions}
-    if descriptions:
-      results["description_f1"] = descriptions
-    baselines = {split: r.baselines for split, r in found.items() if r.baselines}
-    if baselines:
-      names = next(iter(baselines.values()))
-      results["baselines"] = {
-        name: {split: rules[name].mean for split, rules in baselines.items()} for name in names
-      }
-      results["baselines_ci95"] = {
-        name: {split: rules[name].ci for split, rules in baselines.items()} for name in names
-      }
-    results_lib.write(self.workdir.path / "results.json", results)
-    directory = self.workdir.path / "report"
-    directory.mkdir(exist_ok=True)
-    figures = {}
-    if "preference" in self.config.stages:
-      figures["The preference stage"] = "training.png"
-      names = ["preference/loss", "rewards/accuracies", "rewards/margins", "nll/chosen"]
-      plots.training_curves(
-        metrics.read_jsonl(self.workdir.path / "metrics" / "preference.jsonl"),
-        directory / "training.png",
-        names=names if self.config.preference.loss.preference_weight else names[-1:],
-      )
-    report.write_report(
-      directory,
-      results,
-      next(iter(found.values())).samples,
-      title=f"FSPO on {self.config.data.name}",
-      notes=self._notes(),
-      data_facts=self.plan.data.source.facts(),
-      figures=figures,
-    )
+  Raises:
+    FileNotFoundError: there is no run, or its data is not where its config says.
+    ValueError: its config is one of another version.
+  """
+  path = pathlib.Path(directory)
+  known = json.loads((path / "config.json").read_text(encoding="utf-8"))
+  fingerprints = {key: known.pop(key) for key in [*known] if key.endswith("_sha256")}
+  config = config_lib.default()
+  with config.ignore_type(), config.unlocked():
+    config.update(_as_tuples(known))
+  if as_json(config) != known:
+    raise ValueError(f"{path / 'config.json'}: found other keys than this version has")
+  made = None
+  if "synthesis" in config.stages:
+    made = builder.set_path(path / "data", config.synthesis.domain)
+  plan = make_plan(config, made)
+  return Recipe(plan, Workdir(path, known | fingerprints))
 
-  def _notes(self) -> list[str]:
-    """What a reader of the numbers must know about how they were taken."""
-    s = self.plan.settings
-    notes = []
-    if self.config.base == "published":
-      notes.append(
-        "The base is the published one, pretrained on the text of the three embedded worlds "
-        "(`fspo_jax/worlds/base`): it follows descriptions and knows the format of shots. Neither "
-        "the evaluated users nor, but for what words mean, the unseen topics are in its text."
-      )
-    elif self.config.base:
-      notes.append(f"The base: `{self.config.base}`.")
-    if s.rat_episodes and {"fspo_rat", "fspo_gold"} & {*s.methods}:
-      notes.append(
-        f"Descriptions after shots, written and gold, are scored on the first {s.rat_episodes} of "
-        f"the {s.episodes} episodes of a split, against the frozen reference with the same shots "
-        "and no description."
-      )
-    if isinstance(self.plan.data.source, sources.WorldSource):
-      notes.append(
-        "The Bayes ceiling of unseen users has the prior that training shows: nobody has the "
-        "held-out combination. That of held-out combinations is uniform over all users, which "
-        "training cannot teach: there a model starts below 50 % at k = 0."
-      )
-    elif self.plan.data.world is not None:
-      notes.append(
-        "The Bayes ceiling knows what every user of the set likes, how often labels contradict "
-        "that, and nothing of how pairs were chosen. Labels are the judge's: no method is right "
-        "about one that is wrong."
-      )
-    return notes
 
-  def _metric(self, stage: str, name: str, of: Callable[[list[float]], float]) -> float:
-    """One number `of` all the rows of a stage's metrics."""
-    rows = metrics.read_jsonl(self.workdir.path / "metrics" / f"{stage}.jsonl")
-    return of([row[name] for row in rows])
+def _as_tuples(tree: Any) -> Any:
+  """JSON's lists as the tuples that configs have."""
+  if isinstance(tree, dict):
+    return {key: _as_tuples(value) for key, value in tree.items()}
+  return tuple(map(_as_tuples, tree)) if isinstance(tree, list) else tree

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import math
 import os
 import pathlib
@@ -166,6 +167,58 @@ def training_curves(
       if i + columns >= len(names):
         ax.set_xlabel("step")
         ax.tick_params(labelbottom=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """A curve: its name, its colour, and a 95 % interval at each point if there is one."""
+
+  label: str
+  color: str
+  xs: Sequence[float]
+  ys: Sequence[float]
+  intervals: Sequence[Sequence[float]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """Curves over one axis.
+
+  Attributes:
+    title: what the height is.
+    lines: the curves.
+    percent: whether heights are fractions, to be shown in %.
+    mark: where a thin line stands, such as the end of what was trained; None for none.
+  """
+
+  title: str
+  lines: Sequence[Line]
+  percent: bool = False
+  mark: float | None = None
+
+
+def panels(drawn: Sequence[Panel], path: str | os.PathLike[str], *, xlabel: str) -> None:
+  """Curves side by side, each named at its right end, written to `path` as PNG."""
+  with _figure(path, columns=len(drawn)) as figure:
+    for ax, panel in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+      ends = []
+      for line in panel.lines:
+        if line.intervals is not None:
+          band = np.asarray([pair or [math.nan] * 2 for pair in line.intervals], np.float64)
+          ax.fill_between(line.xs, *band.T, color=line.color, alpha=0.13, linewidth=0)
+        ax.plot(line.xs, line.ys, color=line.color, linewidth=2, clip_on=False)
+        value = f"{100 * line.ys[-1]:.1f}" if panel.percent else f"{line.ys[-1]:.2f}"
+        ends.append((line.ys[-1], f"{line.label}  {value}", line.color, False))
+      if panel.mark is not None:
+        ax.axvline(panel.mark, color=_MUTED, linewidth=1, linestyle=(0, (1, 2)))
+      if panel.percent:
+        ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0, symbol=" %"))
+      ax.set_title(panel.title)
+      ax.set_xlabel(xlabel)
+      ax.grid(axis="y", color="#EEEEEE", linewidth=0.8)
+      ax.spines["left"].set_visible(False)
+      ax.tick_params(axis="y", length=0)
+      _direct_labels(ax, ends)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,120 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""What a personalized answer costs: seconds and tokens of each method, for one user and for many.
+
+python experiments/studies/latency.py --workdir=RUN [--out=DIR]
+
+FSPO reads a user's shots once for all questions, RAT writes a description first. Each is timed
+after a first call that compiles, with a new seed each time. Compare the ratios: the seconds are
+those of the machine, and of whatever else it did. Writes latency.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+import statistics
+import time
+from typing import Any
+
+from absl import app, flags
+
+from fspo_jax import recipe
+from fspo_jax.episodes.sampling import Episode
+from fspo_jax.evaluation import evaluate, win_rate
+from fspo_jax.evaluation import results as results_lib
+from fspo_jax.inference.sampler import Decoding
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run, of a world.", required=True)
+_METHODS = flags.DEFINE_list(
+  "methods", ["base", "fewshot_prompted", "oracle", "fspo", "fspo_rat"], "Methods that are prompts."
+)
+_USERS = flags.DEFINE_integer("users", 64, "Users of the batch.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls, of which the median counts.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write (default: the run's folder 'studies').")
+
+
+def study(run: recipe.Recipe) -> dict[str, Any]:
+  """Seconds and written tokens of each method, by number of users."""
+  plan, seed = run.plan, run.plan.seed("evaluation")
+  settings = dataclasses.replace(
+    plan.settings,
+    methods=tuple(_METHODS.value),
+    episodes=_USERS.value,
+    rat_episodes=_USERS.value,
+    win_rate_users=0,
+  )
+  source = plan.evaluation["unseen"]
+  models, truth = run.models(), plan.data.truth(source)
+  if truth is None:
+    raise app.UsageError(f"--workdir={_WORKDIR.value}: no world has questions to ask")
+  decoding = Decoding(settings.temperatures[0], settings.top_p, settings.max_response_tokens)
+  episodes = [source(i) for i in range(_USERS.value)]
+  prompts = win_rate.draw_prompts(truth.question, episodes, 1, seed)
+
+  def timed(method: str, users: int) -> dict[str, float]:
+    own: Sequence[Episode] = episodes[:users]
+    seconds, tokens = [], []
+    for repeat in range(_REPEATS.value + 1):
+      # Anew each time: descriptions are written once for an evaluation, and here they are timed.
+      evaluation = evaluate.SplitEvaluation("unseen", source, models, settings, seed=seed + repeat)
+      start = time.perf_counter()
+      if method == "fspo_rat":
+        length = Decoding(settings.description_temperature, 1.0, settings.max_description_tokens)
+        described = models.personalizer(trained=True).describe(
+          [e.shots for e in own], length, seed=seed + repeat
+        )
+        written = models.personalizer(trained=True).respond(
+          [e.shots for e in own],
+          prompts[:users],
+          decoding,
+          seed=seed + repeat,
+          descriptions=[d.text for d in described],
+        )
+      else:
+        described = []
+        player = evaluation.contenders[method]
+        written = player.respond(own, prompts[:users], decoding, seed=seed + repeat)
+      elapsed = time.perf_counter() - start
+      encode = models.formatter.answer
+      texts = [w.text for answers in written for w in answers] + [d.text for d in described]
+      if repeat:  # the first one compiles
+        seconds.append(elapsed)
+        tokens.append(sum(len(encode(text)) for text in texts))
+    median = statistics.median(seconds)
+    return {
+      "seconds": median,
+      "tokens": statistics.fmean(tokens),
+      "tokens_per_second": statistics.fmean(tokens) / median,
+    }
+
+  return {
+    method: {str(users): timed(method, users) for users in (1, _USERS.value)}
+    for method in settings.methods
+  }
+
+
+def main(argv: list[str]) -> None:
+  """Measures."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments: {argv[1:]}")
+  run = recipe.reopen(_WORKDIR.value)
+  record = {"by_users": study(run), "environment": results_lib.environment(seed=run.config.seed)}
+  out = pathlib.Path(_OUT.value or run.workdir.path / "studies")
+  out.mkdir(parents=True, exist_ok=True)
+  (out / "latency.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+  base = record["by_users"][_METHODS.value[0]]
+  for method, by_users in record["by_users"].items():
+    for users, found in by_users.items():
+      ratio = found["seconds"] / base[users]["seconds"]
+      print(
+        f"{method:18} {users:>4} users: {found['seconds']:.3f} s ({ratio:.2f} x base), "
+        f"{found['tokens_per_second']:.0f} tokens/s"
+      )
+  print(f"study:   {out / 'latency.json'}")
+
+
+if __name__ == "__main__":
+  app.run(main)

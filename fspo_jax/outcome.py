@@ -1,0 +1,134 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves for its readers: results.json, and the report with its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from fspo_jax.episodes import sources
+from fspo_jax.evaluation import evaluate, plots, report
+from fspo_jax.evaluation import results as results_lib
+from fspo_jax.training import metrics
+from fspo_jax.workdir import Workdir
+
+if TYPE_CHECKING:
+  from fspo_jax.recipe import Plan
+
+
+def write(plan: Plan, workdir: Workdir, found: dict[str, evaluate.SplitResult]) -> None:
+  """Writes results.json and report/.
+
+  Args:
+    plan: what was to be done.
+    workdir: of the run.
+    found: what was measured, by split.
+  """
+  trained = [name for name in ("sft", "preference") if name in plan.config.stages]
+  temperatures = plan.settings.temperatures
+
+  def by_method(
+    get: Callable[[evaluate.SplitResult], dict[str, Any]],
+  ) -> dict[str, dict[str, Any]]:
+    return {
+      method: {split: get(r)[method] for split, r in found.items()}
+      for method in next(iter(found.values())).accuracy
+    }
+
+  results = {
+    "preference_accuracy": by_method(lambda r: r.accuracy),
+    "preference_accuracy_ci95": by_method(lambda r: r.intervals),
+    "bayes_accuracy": {split: r.bayes for split, r in found.items() if r.bayes},
+    "win_rate": {},
+    "wall_seconds": workdir.seconds(),
+    "environment": results_lib.environment(seed=plan.config.seed)
+    | {"devices": [d.device_kind for d in plan.mesh.devices.flat]},
+    "padding_fraction": {
+      **{
+        name: _metric(workdir, name, "data/padding_fraction", statistics.fmean) for name in trained
+      },
+      **{f"evaluation, {split}": r.facts["padding_fraction"] for split, r in found.items()},
+    },
+    "dropped_shots": {
+      **{n: _metric(workdir, n, "data/dropped_shots", sum) for n in trained},
+      **{f"evaluation, {split}": r.facts["dropped_shots"] for split, r in found.items()},
+    },
+  }
+  if plan.data.world is not None and plan.settings.win_rate_users:
+    for i, t in enumerate(temperatures):
+      key = "win_rate" if i == 0 else f"win_rate_temperature_{t:g}"
+      results[key] = by_method(lambda r, t=t: r.win_rates[t])
+  descriptions = {split: r.descriptions for split, r in found.items() if r.descriptions}
+  if descriptions:
+    results["description_f1"] = descriptions
+  baselines = {split: r.baselines for split, r in found.items() if r.baselines}
+  if baselines:
+    names = next(iter(baselines.values()))
+    results["baselines"] = {
+      name: {split: rules[name].mean for split, rules in baselines.items()} for name in names
+    }
+    results["baselines_ci95"] = {
+      name: {split: rules[name].ci for split, rules in baselines.items()} for name in names
+    }
+  results_lib.write(workdir.path / "results.json", results)
+  directory = workdir.path / "report"
+  directory.mkdir(exist_ok=True)
+  figures = {}
+  if "preference" in plan.config.stages:
+    figures["The preference stage"] = "training.png"
+    names = ["preference/loss", "rewards/accuracies", "rewards/margins", "nll/chosen"]
+    plots.training_curves(
+      metrics.read_jsonl(workdir.path / "metrics" / "preference.jsonl"),
+      directory / "training.png",
+      names=names if plan.config.preference.loss.preference_weight else names[-1:],
+    )
+  report.write_report(
+    directory,
+    results,
+    next(iter(found.values())).samples,
+    title=f"FSPO on {plan.config.data.name}",
+    notes=_notes(plan),
+    data_facts=plan.data.source.facts(),
+    figures=figures,
+  )
+
+
+def _notes(plan: Plan) -> list[str]:
+  """What a reader of the numbers must know about how they were taken."""
+  s = plan.settings
+  notes = []
+  if plan.config.base == "published":
+    notes.append(
+      "The base is the published one, pretrained on the text of the three embedded worlds "
+      "(`fspo_jax/worlds/base`): it follows descriptions and knows the format of shots. Neither "
+      "the evaluated users nor, but for what words mean, the unseen topics are in its text."
+    )
+  elif plan.config.base:
+    notes.append(f"The base: `{plan.config.base}`.")
+  if s.rat_episodes and {"fspo_rat", "fspo_gold"} & {*s.methods}:
+    notes.append(
+      f"Descriptions after shots, written and gold, are scored on the first {s.rat_episodes} of "
+      f"the {s.episodes} episodes of a split, against the frozen reference with the same shots "
+      "and no description."
+    )
+  if isinstance(plan.data.source, sources.WorldSource):
+    notes.append(
+      "The Bayes ceiling of unseen users has the prior that training shows: nobody has the "
+      "held-out combination. That of held-out combinations is uniform over all users, which "
+      "training cannot teach: there a model starts below 50 % at k = 0."
+    )
+  elif plan.data.world is not None:
+    notes.append(
+      "The Bayes ceiling knows what every user of the set likes, how often labels contradict "
+      "that, and nothing of how pairs were chosen. Labels are the judge's: no method is right "
+      "about one that is wrong."
+    )
+  return notes
+
+
+def _metric(workdir: Workdir, stage: str, name: str, of: Callable[[list[float]], float]) -> float:
+  """One number `of` all the rows of a stage's metrics."""
+  rows = metrics.read_jsonl(workdir.path / "metrics" / f"{stage}.jsonl")
+  return of([row[name] for row in rows])
