@@ -73,6 +73,8 @@ def default() -> ml_collections.ConfigDict:
   c.pretraining.readings = 0.25  # such shots, and what the responses of each are like
   c.pretraining.pages = 0.17  # responses by one author, who is then described
   c.pretraining.knowledge = 0.05  # what anybody knows of a domain
+  c.pretraining.late = (0.42, 0.06, 0.2, 0.14, 0.18)  # the five weights of the run's last part
+  c.pretraining.late_from = 0.4  # fraction of the run where it begins; 1 and late=() for never
   c.pretraining.pairs = (13, 8, 9)  # pairs of a document of reviews, elix and roleplay
   c.pretraining.rationality = 4.0  # authors write a response with odds exp(this x reward)
 
@@ -307,7 +309,8 @@ def objective(stage: ml_collections.ConfigDict) -> Objective:
 
 def mixture(c: ml_collections.ConfigDict) -> Mixture:
   """What the documents of `pretraining` are."""
-  return Mixture(**c.pretraining)
+  keys = dict(c.pretraining)
+  return Mixture(pairs=tuple(keys.pop("pairs")), late=tuple(keys.pop("late")), **keys)
 
 
 def synthesis_settings(c: ml_collections.ConfigDict) -> Settings:

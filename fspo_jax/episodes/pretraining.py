@@ -48,10 +48,13 @@ class Mixture:
       texts are short, so that all documents are about as long.
     rationality: An author writes a response with probability proportional to exp(rationality x
       reward): at 2.2 a taste of weight 1 of two values is met in 90 %, of weight 2 in 99 %.
+    late: The five weights of the last part of a run, when the language is there and facts are to be
+      learned.
+    late_from: From which fraction of a run on these are the weights; 1 for never.
 
   Raises:
     ValueError: If a weight is negative, all but that of knowledge are 0, the rationality is
-      negative, or there are too few pairs for a reading.
+      negative, there are too few pairs for a reading, or the late part is none.
   """
 
   answers: float
@@ -61,20 +64,32 @@ class Mixture:
   knowledge: float
   pairs: tuple[int, ...]
   rationality: float
+  late: tuple[float, ...] = ()
+  late_from: float = 1.0
 
   def __post_init__(self) -> None:
-    if min(self.weights) < 0 or not sum(self.weights[:-1]) or self.rationality < 0:
+    both = (self.weights, self.late) if self.late else (self.weights,)
+    if self.rationality < 0 or any(min(w) < 0 or not sum(w[:-1]) for w in both):
       raise ValueError(
-        f"found the weights {self.weights} and rationality={self.rationality}, expected weights of "
-        "0 or more, not all 0 but for that of knowledge, and a rationality of 0 or more"
+        f"found the weights {both} and rationality={self.rationality}, expected weights of 0 or "
+        "more, not all 0 but for that of knowledge, and a rationality of 0 or more"
+      )
+    if not 0 <= self.late_from <= 1 or len(self.late) != 5 * (self.late_from < 1):
+      raise ValueError(
+        f"found late={self.late} and late_from={self.late_from}, expected five weights and a "
+        "fraction of the run, or () and 1"
       )
     if min(self.pairs, default=0) < _READ:
       raise ValueError(f"found pairs={self.pairs}, expected {_READ} or more for each world")
 
   @property
   def weights(self) -> tuple[float, ...]:
-    """The weights of the five kinds."""
+    """The weights of the five kinds, but for the late part of a run."""
     return self.answers, self.labels, self.readings, self.pages, self.knowledge
+
+  def weights_at(self, progress: float) -> tuple[float, ...]:
+    """The weights at a fraction of a run."""
+    return self.late if self.late and progress >= self.late_from else self.weights
 
 
 def reading_question(side: int) -> str:
@@ -105,12 +120,14 @@ class PretrainingEpisodes:
     mixture: what the documents are.
     items: the most pairs, pages or questions of a document.
     seed: with the index, all that a document depends on.
+    total: number of documents of the run, of which `mixture.late_from` is a fraction.
   """
 
   worlds: tuple[World[Any], ...]
   mixture: Mixture
   items: int
   seed: int
+  total: int = 1
 
   def __post_init__(self) -> None:
     if not self.worlds or len(self.worlds) != len(self.mixture.pairs):
@@ -128,7 +145,7 @@ class PretrainingEpisodes:
     which = int(rng.integers(len(self.worlds)))
     world, pairs = self.worlds[which], self.mixture.pairs[which]
     writer = _Writer(world, rng, self.mixture.rationality)
-    weights = np.asarray(self.mixture.weights)
+    weights = np.asarray(self.mixture.weights_at(index / self.total))
     if not world.knowledge():
       weights = weights[:-1]
     kind = int(rng.choice(len(weights), p=weights / weights.sum()))

@@ -184,6 +184,18 @@ def test_a_page_is_a_question_and_a_response_and_the_rest_follows():
   assert templates.Role.DISPREFERRED not in built.tree.roles.tolist()
 
 
+def test_the_last_part_of_a_run_has_weights_of_its_own():
+  late = dataclasses.replace(MIXTURE, late=(0.0, 0.0, 1.0, 0.0, 0.0), late_from=0.5)
+  episodes = PretrainingEpisodes(WORLDS, late, ITEMS, 0, total=200)
+  before = PretrainingEpisodes(WORLDS, MIXTURE, ITEMS, 0)
+  assert [episodes(i) for i in range(100)] == [before(i) for i in range(100)]
+  assert {_kind_of(episodes(i)) for i in range(100, 160)} == {"readings"}
+  with pytest.raises(ValueError, match=r"found late=\(\) and late_from=0.5, expected five weights"):
+    dataclasses.replace(MIXTURE, late_from=0.5)
+  with pytest.raises(ValueError, match="not all 0 but for that of knowledge"):
+    dataclasses.replace(late, late=(0.0, 0.0, 0.0, 0.0, 1.0))
+
+
 def test_impossible_mixtures_are_refused():
   with pytest.raises(ValueError, match="not all 0 but for that of knowledge"):
     Mixture(0.0, 0.0, 0.0, 0.0, 1.0, PAIRS, 1.0)
