@@ -299,11 +299,14 @@ def reopen(directory: str | os.PathLike[str]) -> Recipe:
   path = pathlib.Path(directory)
   known = json.loads((path / "config.json").read_text(encoding="utf-8"))
   fingerprints = {key: known.pop(key) for key in [*known] if key.endswith("_sha256")}
-  config = config_lib.default()
-  with config.ignore_type(), config.unlocked():
-    config.update(_as_tuples(known))
+  config = config_lib.default().lock()
+  try:
+    with config.ignore_type():
+      config.update(_as_tuples(known))
+  except (AttributeError, KeyError) as error:
+    raise ValueError(f"{path / 'config.json'}: {error}; it is of another version") from error
   if as_json(config) != known:
-    raise ValueError(f"{path / 'config.json'}: found other keys than this version has")
+    raise ValueError(f"{path / 'config.json'}: lacks keys that this version has")
   made = None
   if "synthesis" in config.stages:
     made = builder.set_path(path / "data", config.synthesis.domain)

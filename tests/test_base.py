@@ -15,23 +15,14 @@ from fspo_jax import checks, presets, recipe, sharding
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import on_policy, pretraining
 from fspo_jax.evaluation import base_quality, statistics
-from fspo_jax.evaluation import results as results_lib
 from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
-from fspo_jax.models import transformer
 from fspo_jax.workdir import Workdir
-from tests import tiny
-
-
-def _config(**changes):
-  config = runpy.run_path(str(tiny.REPO / "experiments/base.py"))["get_config"]()
-  with config.ignore_type():
-    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-  return config
+from tests import tiny, tiny_base
 
 
 def test_the_layout_is_that_of_the_documents():
-  config = _config()
+  config = tiny_base.config()
   layout = pretraining.layout(config.sft.shots)
   assert all(config.sft.layout[key] == getattr(layout, key) for key in config.sft.layout)
   plan = recipe.make_plan(config)
@@ -42,21 +33,21 @@ def test_the_layout_is_that_of_the_documents():
 
 def test_what_a_base_cannot_do_is_refused():
   with pytest.raises(ValueError, match=r"its stages are \('tokenizer', 'sft'\)"):
-    recipe.make_plan(_config(stages=("tokenizer", "sft", "preference")))
+    recipe.make_plan(tiny_base.config(stages=("tokenizer", "sft", "preference")))
   with pytest.raises(ValueError, match="labels to pretrain on are random"):
-    recipe.make_plan(_config(sft__flip_shots=0.5))
+    recipe.make_plan(tiny_base.config(sft__flip_shots=0.5))
   with pytest.raises(ValueError, match="items=12, expected 19"):
-    recipe.make_plan(_config(sft__shots=12, sft__layout__description_shots=(0,)))
+    recipe.make_plan(tiny_base.config(sft__shots=12, sft__layout__description_shots=(0,)))
   with pytest.raises(ValueError, match="not all 0"):
     recipe.make_plan(
-      _config(
+      tiny_base.config(
         **{f"pretraining__{kind}": 0.0 for kind in ("answers", "labels", "readings", "pages")}
       )
     )
 
 
 def test_a_base_is_trained_and_opened_by_its_path(tmp_path):
-  config = _config(
+  config = tiny_base.config(
     tokenizer__corpus_lines=2000,
     model__width=32,
     model__heads=1,
@@ -80,26 +71,8 @@ def test_a_base_is_trained_and_opened_by_its_path(tmp_path):
   assert 0 <= found.mean <= 1
 
 
-def _tiny_base(path, **changes):
-  """A folder of a base with random parameters, and the config of its making."""
-  config = _config(
-    model__width=16,
-    model__heads=2,
-    model__kv_heads=1,
-    model__head_dim=8,
-    model__layers=1,
-    model__mlp=16,
-    **changes,
-  )
-  tokenizer = tiny.tokenizer()
-  model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
-  found = base_lib.Base(config, tiny.params(model), tokenizer)
-  base_lib.save(path, found, provenance={"commit": "abc"}, curves=[{"step": 1, "loss": 2.0}])
-  return found
-
-
 def test_a_base_comes_back_as_it_was_but_for_half_the_digits(tmp_path):
-  saved = _tiny_base(tmp_path)
+  saved = tiny_base.make(tmp_path)
   mesh = sharding.make_mesh(1, 1, 1)
   found = base_lib.load(tmp_path, mesh)
   assert recipe.as_json(found.config) == recipe.as_json(saved.config)
@@ -114,7 +87,7 @@ def test_a_base_comes_back_as_it_was_but_for_half_the_digits(tmp_path):
 
 
 def test_a_base_that_cannot_be_used_is_refused_by_name(tmp_path):
-  _tiny_base(tmp_path)
+  tiny_base.make(tmp_path)
   mesh = sharding.make_mesh(1, 1, 1)
   with pytest.raises(base_lib.BaseError, match=r"none'.*found no model\.safetensors"):
     base_lib.load(tmp_path / "none", mesh)
@@ -137,64 +110,21 @@ def test_a_base_that_cannot_be_used_is_refused_by_name(tmp_path):
 
 def test_a_base_of_another_shape_or_of_other_unseen_users_is_refused():
   here = presets.from_base("reviews")
-  base_lib.check_fits(_config(), here)
+  base_lib.check_fits(tiny_base.config(), here)
   for changes, named in (
     ({"model__layers": 7}, r"model\.layers': 7"),
     ({"world_seed": 3}, r"world_seed': 3"),
   ):
     with pytest.raises(base_lib.BaseError, match=named):
-      base_lib.check_fits(_config(**changes), here)
+      base_lib.check_fits(tiny_base.config(**changes), here)
   # How it is computed with is the run's own affair.
-  base_lib.check_fits(_config(model__attention_block=64, model__dtype="bfloat16"), here)
-
-
-def _run_from(path, workdir, method):
-  """Runs a row of the tables in small, from a base's folder."""
-  config = runpy.run_path(str(tiny.REPO / "experiments/methods.py"))["get_config"](method)
-  shape = {key: base_lib.load(path, sharding.make_mesh(1, 1, 1)).config.model[key]
-           for key in base_lib.SHAPE_KEYS}  # fmt: skip
-  changes = {
-    "base": str(path),
-    **{f"model.{key}": value for key, value in shape.items()},
-    "preference.steps": 2,
-    "preference.rows_per_step": 1,
-    "preference.row_tokens": 1024,
-    "preference.scored_tokens": 768,
-    "preference.optimizer.warmup_steps": 0,
-    "on_policy.episodes": 12,
-    "on_policy.max_tokens": 48,
-    "evaluation.episodes": 6,
-    "evaluation.win_rate_users": 3,
-    "evaluation.win_rate_prompts": 1,
-    "evaluation.max_response_tokens": 8,
-    "evaluation.bootstrap": 20,
-    "user_finetuning.steps": 2,
-    "user_finetuning.episodes": 4,
-    "user_finetuning.ks": (0, 8),
-  }
-  if "sft" in config.stages:
-    changes |= {
-      "sft.steps": 30,  # enough to learn that descriptions come to an end
-      "sft.optimizer.adam_learning_rate": 3e-2,
-      "sft.rows_per_step": 1,
-      "sft.row_tokens": 1536,
-      "sft.scored_tokens": 1024,
-      "sft.optimizer.warmup_steps": 0,
-      "preference.row_tokens": 1536,
-      "preference.scored_tokens": 1024,
-      "on_policy.closeness": "characters",  # a random model names no taste
-      "evaluation.rat_episodes": 2,
-    }
-  with config.ignore_type():
-    config.update_from_flattened_dict(changes)
-  recipe.Recipe(recipe.make_plan(config), Workdir(workdir, recipe.as_json(config))).run()
-  return results_lib.read(workdir / "results.json")
+  base_lib.check_fits(tiny_base.config(model__attention_block=64, model__dtype="bfloat16"), here)
 
 
 @pytest.mark.parametrize("method", ["prompted", "ric", "vpl", "fspo_rat", "user_lora"])
 def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
-  _tiny_base(tmp_path / "published")
-  results = _run_from(tmp_path / "published", tmp_path / "run", method)
+  tiny_base.make(tmp_path / "published")
+  results = tiny_base.run_row(tmp_path / "published", tmp_path / "run", method)
   rows = {"fewshot_prompted", "oracle"} if method == "prompted" else {method}
   if method == "fspo_rat":
     rows |= {"fspo", "fspo_gold"}
@@ -240,7 +170,7 @@ def test_what_is_measured_is_asked_of_every_world(publish, monkeypatch):
 
   monkeypatch.setattr(base_quality, "following", following)
   monkeypatch.setattr(base_quality, "reading", lambda *a, **k: {"long": 0.0})
-  quality = publish["measure"](None, _config(), 3)
+  quality = publish["measure"](None, tiny_base.config(), 3)
   assert asked == [(w, t) for w in ("reviews", "elix", "roleplay") for t in ("train", "unseen")]
   assert len(publish["below_gate"](quality)) == 3
 

@@ -10,10 +10,8 @@ import sys
 
 import pytest
 
-from fspo_jax import base as base_lib
 from fspo_jax.evaluation.methods import METHODS
-from fspo_jax.models import transformer
-from tests import tiny
+from tests import tiny, tiny_base
 
 SCRIPT = tiny.REPO / "experiments" / "paper_tables.py"
 
@@ -119,14 +117,7 @@ def test_what_it_does_not_know_is_refused(tables, tmp_path, capsys, flags, messa
 
 def test_all_of_it_runs_in_small(tmp_path):
   """Real runs, in processes of their own: one on fresh episodes, one on a set made here."""
-  config = runpy.run_path(str(tiny.REPO / "experiments/base.py"))["get_config"]()
-  shape = {"width": 16, "heads": 2, "kv_heads": 1, "head_dim": 8, "layers": 1, "mlp": 16}
-  with config.unlocked():
-    config.model.update(shape)
-  tokenizer = tiny.tokenizer()
-  model = transformer.Transformer(base_lib.config_lib.transformer(config, tokenizer.vocab_size))
-  base = base_lib.Base(config, tiny.params(model), tokenizer)
-  base_lib.save(tmp_path / "base", base, provenance={}, curves=[])
+  tiny_base.make(tmp_path / "base")
   command = [
     sys.executable,
     str(SCRIPT),
@@ -137,7 +128,7 @@ def test_all_of_it_runs_in_small(tmp_path):
     "--runlocal",
     "--",
     f"--config.base={tmp_path / 'base'}",
-    *(f"--config.model.{key}={value}" for key, value in shape.items()),
+    *(f"--config.model.{key}={value}" for key, value in tiny_base.SHAPE.items()),
     "--config.preference.row_tokens=2304",
     "--config.preference.scored_tokens=1536",
     "--config.evaluation.max_response_tokens=8",

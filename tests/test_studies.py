@@ -1,0 +1,105 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Studies of a finished run: all of each, on one that a tiny model has made in seconds."""
+
+import contextlib
+import json
+import runpy
+
+from absl import flags
+from absl.testing import flagsaver
+import pytest
+
+from fspo_jax import recipe
+from tests import tiny, tiny_base
+
+
+@contextlib.contextmanager
+def _study(name, *arguments):
+  """A study's functions, under its flags, which are gone afterwards."""
+  before = {*flags.FLAGS}
+  try:
+    module = runpy.run_path(str(tiny.REPO / "experiments" / "studies" / f"{name}.py"))
+    with flagsaver.flagsaver():
+      flags.FLAGS([name, *arguments])
+      yield module
+  finally:
+    for flag in {*flags.FLAGS} - before:
+      delattr(flags.FLAGS, flag)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """The folder of a finished run of FSPO."""
+  path = tmp_path_factory.mktemp("studies")
+  tiny_base.make(path / "base")
+  tiny_base.run_row(path / "base", path / "run", "fspo_dpo")
+  return path / "run"
+
+
+def _record(run, name, *arguments):
+  with _study(name, f"--workdir={run}", *arguments) as study:
+    study["main"]([name])
+  return json.loads((run / "studies" / f"{name}.json").read_text())
+
+
+def test_a_run_is_opened_by_its_path(run):
+  found = recipe.reopen(run)
+  known = json.loads((run / "config.json").read_text())
+  assert recipe.as_json(found.config) == {k: v for k, v in known.items() if k != "data_sha256"}
+  assert set(found.plan.evaluation) == {"unseen", "heldout_combinations"}
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [({"of_tomorrow": 1}, "of_tomorrow.*another version"), ({"vpl": {}}, "lacks keys")],
+)
+def test_a_run_of_another_version_is_refused(run, tmp_path, change, message):
+  known = json.loads((run / "config.json").read_text())
+  (tmp_path / "config.json").write_text(json.dumps(known | change))
+  with pytest.raises(ValueError, match=message):
+    recipe.reopen(tmp_path)
+
+
+def test_more_shots_than_were_trained_with(run):
+  """The regret after one answer is what is lost before any, and it adds up from there."""
+  record = _record(run, "shots", "--shots=10", "--episodes=6")
+  found = record["splits"]["unseen"]
+  assert record["trained_with"] == 8 and found["dropped_shots"] == 0
+  assert set(found["accuracy"]["fspo"]) == set(found["bayes"]) == {str(k) for k in range(11)}
+  lost = [found["bayes"][str(k)] - found["accuracy"]["fspo"][str(k)] for k in range(11)]
+  assert found["regret"]["fspo"] == pytest.approx([sum(lost[: k + 1]) for k in range(11)])
+  assert (run / "studies" / "shots.png").stat().st_size > 10_000
+
+
+def test_shots_that_hurt_are_named():
+  with _study("shots", "--workdir=none") as study:
+    intervals = {"0": [0.4, 0.6], "1": [0.7, 0.9], "2": [0.5, 0.75]}
+    assert study["drops"]({"0": 0.5, "1": 0.8, "2": 0.65}, intervals) == [2]
+    assert study["drops"]({"0": 0.5, "1": 0.8, "2": 0.71}, intervals) == []
+
+
+def test_descriptions_are_corrupted_by_their_share(run):
+  """Gold ones: with none of it replaced it is the method as it is evaluated anyway."""
+  record = _record(run, "corruption", "--of=gold", "--shares=0,1", "--episodes=4")
+  assert set(record["by_share"]) == {"0", "1"} and record["description_f1"] == 1.0
+  assert record["by_share"]["0"]["accuracy"] != {} and record["shots"] == 8
+  assert record["without"]["win_rate"]["users"] > 1
+  assert (run / "studies" / "corruption.png").exists()
+
+
+def test_what_an_answer_costs(run):
+  record = _record(run, "latency", "--users=3", "--repeats=1")
+  for by_users in record["by_users"].values():
+    assert set(by_users) == {"1", "3"}
+    assert all(found["seconds"] > 0 and found["tokens"] >= 1 for found in by_users.values())
+
+
+def test_users_are_asked(run):
+  arguments = ("--users=3", "--questions=2", "--pool=4", "--tests=2")
+  record = _record(run, "questions", *arguments)
+  for name in ("model", "ideal observer"):
+    for summary in record[name].values():
+      assert len(summary["accuracy"]) == 3
+  assert record["scale"] > 0
+  assert _record(run, "questions", *arguments)["model"] == record["model"]
