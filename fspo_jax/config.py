@@ -13,7 +13,7 @@ import dataclasses
 import ml_collections
 
 from fspo_jax.episodes.batching import Packing
-from fspo_jax.episodes.pretraining import Mixture
+from fspo_jax.episodes.pretraining import Mixture, Phase
 from fspo_jax.episodes.sampling import Curriculum
 from fspo_jax.episodes.templates import HEADINGS, MARKERS, Layout, Template
 from fspo_jax.models.transformer import TransformerConfig
@@ -67,14 +67,17 @@ def default() -> ml_collections.ConfigDict:
 
   c.synthesis = _synthesis()
 
-  c.pretraining = ml_collections.ConfigDict()  # weights of the documents; only ratios count
-  c.pretraining.answers = 0.45  # answers to questions, under a description of who asks
-  c.pretraining.labels = 0.08  # the few-shot format, with random labels
-  c.pretraining.readings = 0.25  # such shots, and what the responses of each are like
-  c.pretraining.pages = 0.17  # responses by one author, who is then described
-  c.pretraining.knowledge = 0.05  # what anybody knows of a domain
-  c.pretraining.late = (0.42, 0.06, 0.2, 0.14, 0.18)  # the five weights of the run's last part
-  c.pretraining.late_from = 0.4  # fraction of the run where it begins; 1 and late=() for never
+  c.pretraining = ml_collections.ConfigDict()
+  # First the language, then instructions and facts. Of each phase: its first document; the weights,
+  # of which only ratios count, of answers to questions under a description of who asks, the
+  # few-shot format with random labels, such shots and what the responses of each are like, pages by
+  # one author who is then described, and what anybody knows of a domain; and whether answers are
+  # the best of all, or of what the question offers.
+  c.pretraining.phases = (
+    (0, 0.45, 0.08, 0.25, 0.17, 0.05, False),
+    (16_800, 0.42, 0.06, 0.2, 0.14, 0.18, False),
+    (21_000, 0.5, 0.05, 0.14, 0.11, 0.2, True),
+  )
   c.pretraining.pairs = (13, 8, 9)  # pairs of a document of reviews, elix and roleplay
   c.pretraining.rationality = 4.0  # authors write a response with odds exp(this x reward)
 
@@ -310,7 +313,8 @@ def objective(stage: ml_collections.ConfigDict) -> Objective:
 def mixture(c: ml_collections.ConfigDict) -> Mixture:
   """What the documents of `pretraining` are."""
   keys = dict(c.pretraining)
-  return Mixture(pairs=tuple(keys.pop("pairs")), late=tuple(keys.pop("late")), **keys)
+  phases = tuple(Phase(*phase) for phase in keys.pop("phases"))
+  return Mixture(phases, pairs=tuple(keys.pop("pairs")), **keys)
 
 
 def synthesis_settings(c: ml_collections.ConfigDict) -> Settings:

@@ -35,61 +35,76 @@ _READ = 5  # shots whose responses are read
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture:
-  """What the documents are, and how authors choose.
+class Phase:
+  """What the documents of a part of a run are.
 
   Attributes:
+    start: The first document of the phase, which lasts until the next one's.
     answers: The weight of documents of this kind; only the ratios count.
     labels: The same.
     readings: The same.
     pages: The same.
     knowledge: The same; worlds that have none give the other kinds.
-    pairs: How many pairs or pages a document of each world has, in the worlds' order: more where
-      texts are short, so that all documents are about as long.
-    rationality: An author writes a response with probability proportional to exp(rationality x
-      reward): at 2.2 a taste of weight 1 of two values is met in 90 %, of weight 2 in 99 %.
-    late: The five weights of the last part of a run, when the language is there and facts are to be
-      learned.
-    late_from: From which fraction of a run on these are the weights; 1 for never.
+    best: Whether answers are what the user likes best of all, or of what their question offers:
+      instructions that leave less open.
 
   Raises:
-    ValueError: If a weight is negative, all but that of knowledge are 0, the rationality is
-      negative, there are too few pairs for a reading, or the late part is none.
+    ValueError: If a weight is negative, or all but that of knowledge are 0.
   """
 
+  start: int
   answers: float
   labels: float
   readings: float
   pages: float
   knowledge: float
-  pairs: tuple[int, ...]
-  rationality: float
-  late: tuple[float, ...] = ()
-  late_from: float = 1.0
+  best: bool
 
   def __post_init__(self) -> None:
-    both = (self.weights, self.late) if self.late else (self.weights,)
-    if self.rationality < 0 or any(min(w) < 0 or not sum(w[:-1]) for w in both):
+    if min(self.weights) < 0 or not sum(self.weights[:-1]):
       raise ValueError(
-        f"found the weights {both} and rationality={self.rationality}, expected weights of 0 or "
-        "more, not all 0 but for that of knowledge, and a rationality of 0 or more"
+        f"found the weights {self.weights}, expected 0 or more, not all 0 but for that of knowledge"
       )
-    if not 0 <= self.late_from <= 1 or len(self.late) != 5 * (self.late_from < 1):
+
+  @property
+  def weights(self) -> tuple[float, ...]:
+    """The weights of the five kinds."""
+    return self.answers, self.labels, self.readings, self.pages, self.knowledge
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """What the documents are, and how authors choose.
+
+  Attributes:
+    phases: One after another; the first starts at 0.
+    pairs: How many pairs or pages a document of each world has, in the worlds' order: more where
+      texts are short, so that all documents are about as long.
+    rationality: An author writes a response with probability proportional to exp(rationality x
+      reward): at 2.2 a taste of weight 1 of two values is met in 90 %, of weight 2 in 99 %.
+
+  Raises:
+    ValueError: If the phases are not in order, the rationality is negative, or there are too few
+      pairs for a reading.
+  """
+
+  phases: tuple[Phase, ...]
+  pairs: tuple[int, ...]
+  rationality: float
+
+  def __post_init__(self) -> None:
+    starts = [phase.start for phase in self.phases]
+    if starts[:1] != [0] or starts != sorted(set(starts)) or self.rationality < 0:
       raise ValueError(
-        f"found late={self.late} and late_from={self.late_from}, expected five weights and a "
-        "fraction of the run, or () and 1"
+        f"found phases that start at {starts} and rationality={self.rationality}, expected "
+        "increasing starts, the first 0, and a rationality of 0 or more"
       )
     if min(self.pairs, default=0) < _READ:
       raise ValueError(f"found pairs={self.pairs}, expected {_READ} or more for each world")
 
-  @property
-  def weights(self) -> tuple[float, ...]:
-    """The weights of the five kinds, but for the late part of a run."""
-    return self.answers, self.labels, self.readings, self.pages, self.knowledge
-
-  def weights_at(self, progress: float) -> tuple[float, ...]:
-    """The weights at a fraction of a run."""
-    return self.late if self.late and progress >= self.late_from else self.weights
+  def phase(self, index: int) -> Phase:
+    """The phase of document `index`."""
+    return [phase for phase in self.phases if phase.start <= index][-1]
 
 
 def reading_question(side: int) -> str:
@@ -120,14 +135,12 @@ class PretrainingEpisodes:
     mixture: what the documents are.
     items: the most pairs, pages or questions of a document.
     seed: with the index, all that a document depends on.
-    total: number of documents of the run, of which `mixture.late_from` is a fraction.
   """
 
   worlds: tuple[World[Any], ...]
   mixture: Mixture
   items: int
   seed: int
-  total: int = 1
 
   def __post_init__(self) -> None:
     if not self.worlds or len(self.worlds) != len(self.mixture.pairs):
@@ -145,12 +158,13 @@ class PretrainingEpisodes:
     which = int(rng.integers(len(self.worlds)))
     world, pairs = self.worlds[which], self.mixture.pairs[which]
     writer = _Writer(world, rng, self.mixture.rationality)
-    weights = np.asarray(self.mixture.weights_at(index / self.total))
+    phase = self.mixture.phase(index)
+    weights = np.asarray(phase.weights)
     if not world.knowledge():
       weights = weights[:-1]
     kind = int(rng.choice(len(weights), p=weights / weights.sum()))
     if kind == 0:
-      return writer.answers(_answers(pairs))
+      return writer.answers(_answers(pairs), best=phase.best)
     if kind == 1:
       return writer.labels(pairs)
     if kind == 2:
@@ -174,13 +188,18 @@ class _Writer:
     self.user = users[rng.integers(len(users))]
     self.topics = world.topics("train")
 
-  def answers(self, count: int) -> Episode:
+  def answers(self, count: int, *, best: bool) -> Episode:
     """Questions and answers to the user's taste."""
     queries = []
     for prompt in self._prompts(count):
-      kind = self._liked(prompt)
-      other = self._other(kind, self.world.kinds(prompt))
-      queries.append(Preference(prompt, self._write(prompt, kind), self._write(prompt, other)))
+      if best:
+        answer = self.world.best_response(self.rng, self.user, prompt)
+        other = int(self.rng.integers(self.world.kinds(prompt)))
+      else:
+        kind = self._liked(prompt)
+        other = self._other(kind, self.world.kinds(prompt))
+        answer = self._write(prompt, kind)
+      queries.append(Preference(prompt, answer, self._write(prompt, other)))
     return self._episode(queries=queries, description=self.world.describe(self.user))
 
   def labels(self, count: int) -> Episode:

@@ -124,13 +124,13 @@ class PretrainingSource:
     total: int,
   ) -> EpisodeFn:
     """Fresh documents of at most `shots` items; a curriculum or flipped labels are refused."""
-    del queries
+    del total, queries
     if curriculum is not None or flip_shots:
       raise ValueError(
         f"curriculum.use={curriculum is not None} and flip_shots={flip_shots}: labels to pretrain "
         "on are random, and no document is easier; set them to False and 0"
       )
-    return PretrainingEpisodes(self.worlds, self.mixture, shots, seed, total)
+    return PretrainingEpisodes(self.worlds, self.mixture, shots, seed)
 
   def evaluation(self, split: str, shots: int, queries: int, seed: int) -> EpisodeFn:
     """Raises ValueError: there are no evaluation users."""

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from fspo_jax.episodes import batching, sampling, templates, tokenizers
-from fspo_jax.episodes.pretraining import Mixture, PretrainingEpisodes, layout, reading_question
+from fspo_jax.episodes.pretraining import (
+  Mixture,
+  Phase,
+  PretrainingEpisodes,
+  layout,
+  reading_question,
+)
 from fspo_jax.episodes.sampling import Page
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds.elix import ElixWorld
@@ -19,22 +25,18 @@ from fspo_jax.worlds.roleplay import RoleplayWorld
 WORLDS = ReviewsWorld(), ElixWorld(), RoleplayWorld()
 PAIRS = 13, 8, 9
 ITEMS = 20
-MIXTURE = Mixture(
-  answers=0.36,
-  labels=0.22,
-  readings=0.17,
-  pages=0.25,
-  knowledge=0.1,
-  pairs=PAIRS,
-  rationality=2.2,
+PHASE = Phase(
+  start=0, answers=0.36, labels=0.22, readings=0.17, pages=0.25, knowledge=0.1, best=False
 )
+MIXTURE = Mixture((PHASE,), pairs=PAIRS, rationality=2.2)
 KINDS = ("answers", "labels", "readings", "pages", "knowledge")
 
 
-def _only(kind, worlds=WORLDS, rationality=2.2):
+def _only(kind, worlds=WORLDS, rationality=2.2, *, best=False):
   # A weight of next to nothing: knowledge alone is refused, since some worlds have none.
   weights = {k: 1.0 if k == kind else 1e-12 for k in KINDS}
-  mixture = Mixture(**weights, pairs=_pairs(worlds), rationality=rationality)
+  phase = Phase(start=0, **weights, best=best)
+  mixture = Mixture((phase,), pairs=_pairs(worlds), rationality=rationality)
   return PretrainingEpisodes(worlds, mixture, ITEMS, seed=3)
 
 
@@ -61,9 +63,9 @@ def test_documents_are_a_function_of_seed_and_index_in_the_mixtures_proportions(
   assert found[7] == episodes(7) != PretrainingEpisodes(WORLDS, MIXTURE, ITEMS, seed=1)(7)
   counts = collections.Counter(map(_kind_of, found))
   # Two worlds of three have knowledge; the third shares its part out among the other kinds.
-  share = MIXTURE.knowledge / sum(MIXTURE.weights)
-  for kind, weight in zip(KINDS, MIXTURE.weights, strict=True):
-    known = 2 / 3 * weight / sum(MIXTURE.weights)
+  share = PHASE.knowledge / sum(PHASE.weights)
+  for kind, weight in zip(KINDS, PHASE.weights, strict=True):
+    known = 2 / 3 * weight / sum(PHASE.weights)
     other = 0 if kind == "knowledge" else known / 2 / (1 - share)
     assert counts[kind] / 1200 == pytest.approx(known + other, abs=0.05)
   for kind in ("labels", "pages"):
@@ -184,25 +186,36 @@ def test_a_page_is_a_question_and_a_response_and_the_rest_follows():
   assert templates.Role.DISPREFERRED not in built.tree.roles.tolist()
 
 
-def test_the_last_part_of_a_run_has_weights_of_its_own():
-  late = dataclasses.replace(MIXTURE, late=(0.0, 0.0, 1.0, 0.0, 0.0), late_from=0.5)
-  episodes = PretrainingEpisodes(WORLDS, late, ITEMS, 0, total=200)
+def test_each_phase_has_its_own_documents():
+  later = Phase(50, 0.0, 0.0, 1.0, 0.0, 0.0, best=False)
+  episodes = PretrainingEpisodes(
+    WORLDS, dataclasses.replace(MIXTURE, phases=(PHASE, later)), ITEMS, 0
+  )
   before = PretrainingEpisodes(WORLDS, MIXTURE, ITEMS, 0)
-  assert [episodes(i) for i in range(100)] == [before(i) for i in range(100)]
-  assert {_kind_of(episodes(i)) for i in range(100, 160)} == {"readings"}
-  with pytest.raises(ValueError, match=r"found late=\(\) and late_from=0.5, expected five weights"):
-    dataclasses.replace(MIXTURE, late_from=0.5)
-  with pytest.raises(ValueError, match="not all 0 but for that of knowledge"):
-    dataclasses.replace(late, late=(0.0, 0.0, 0.0, 0.0, 1.0))
+  assert [episodes(i) for i in range(50)] == [before(i) for i in range(50)]
+  assert {_kind_of(episodes(i)) for i in range(50, 100)} == {"readings"}
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_the_best_answers_are_as_good_as_any_that_is_offered(world):
+  for episode in map(_only("answers", (world,), best=True), range(20)):
+    user = world.read(episode.description)
+    for query in episode.queries:
+      most = world.kind_rewards(world.tastes([user])[0], query.prompt).max()
+      assert world.reward(user, query.prompt, query.chosen) >= most
 
 
 def test_impossible_mixtures_are_refused():
   with pytest.raises(ValueError, match="not all 0 but for that of knowledge"):
-    Mixture(0.0, 0.0, 0.0, 0.0, 1.0, PAIRS, 1.0)
+    Phase(0, 0.0, 0.0, 0.0, 0.0, 1.0, best=False)
   with pytest.raises(ValueError, match="rationality=-1"):
-    Mixture(1.0, 0.0, 0.0, 0.0, 0.0, PAIRS, -1.0)
+    Mixture((PHASE,), PAIRS, -1.0)
   with pytest.raises(ValueError, match=r"pairs=\(4,\), expected 5"):
-    Mixture(1.0, 0.0, 0.0, 0.0, 0.0, (4,), 1.0)
+    Mixture((PHASE,), (4,), 1.0)
+  with pytest.raises(ValueError, match=r"phases that start at \[3\]"):
+    Mixture((dataclasses.replace(PHASE, start=3),), PAIRS, 1.0)
+  with pytest.raises(ValueError, match=r"phases that start at \[0, 0\]"):
+    Mixture((PHASE, PHASE), PAIRS, 1.0)
   with pytest.raises(ValueError, match="found 0 worlds"):
     PretrainingEpisodes((), MIXTURE, ITEMS, 0)
   with pytest.raises(ValueError, match="found 2 worlds"):
