@@ -68,15 +68,15 @@ def default() -> ml_collections.ConfigDict:
   c.synthesis = _synthesis()
 
   c.pretraining = ml_collections.ConfigDict()
-  # First the language, then instructions and facts. Of each phase: its first document; the weights,
-  # of which only ratios count, of answers to questions under a description of who asks, the
-  # few-shot format with random labels, such shots and what the responses of each are like, pages by
-  # one author who is then described, and what anybody knows of a domain; and whether answers are
-  # the best of all, or of what the question offers.
+  # First the language, then instructions and facts. Of each phase: its first document; the weights
+  # of answers to questions under a description of who asks, the few-shot format with random labels,
+  # such shots and what the responses of each are like, pages by one author who is then described,
+  # what anybody knows of a domain, and what people would like; those of reviews, elix and roleplay;
+  # whether answers are the best of all, or of what the question offers.
   c.pretraining.phases = (
-    (0, 0.45, 0.08, 0.25, 0.17, 0.05, False),
-    (16_800, 0.42, 0.06, 0.2, 0.14, 0.18, False),
-    (21_000, 0.5, 0.05, 0.14, 0.11, 0.2, True),
+    (0, (0.45, 0.08, 0.25, 0.17, 0.05, 0.0), (1, 1, 1), False),
+    (16_800, (0.42, 0.06, 0.2, 0.14, 0.18, 0.0), (1, 1, 1), False),
+    (21_000, (0.45, 0.05, 0.1, 0.1, 0.16, 0.14), (4, 5, 8), True),
   )
   c.pretraining.pairs = (13, 8, 9)  # pairs of a document of reviews, elix and roleplay
   c.pretraining.rationality = 4.0  # authors write a response with odds exp(this x reward)
@@ -313,7 +313,10 @@ def objective(stage: ml_collections.ConfigDict) -> Objective:
 def mixture(c: ml_collections.ConfigDict) -> Mixture:
   """What the documents of `pretraining` are."""
   keys = dict(c.pretraining)
-  phases = tuple(Phase(*phase) for phase in keys.pop("phases"))
+  phases = tuple(
+    Phase(start, *weights, tuple(worlds), best)
+    for start, weights, worlds, best in keys.pop("phases")
+  )
   return Mixture(phases, pairs=tuple(keys.pop("pairs")), **keys)
 
 

@@ -54,7 +54,7 @@ def worlds_base(seed: int = 0, world_seed: int = 0) -> ml_collections.ConfigDict
   c.sft.optimizer.adam_learning_rate = 2e-3
   c.sft.optimizer.decay_fraction = 0.5
   c.sft.optimizer.warmup_steps = 50
-  c.sft.steps = 7_000
+  c.sft.steps = 7_500
   c.sft.checkpoint_every = 250
   return c
 

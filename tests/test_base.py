@@ -39,7 +39,9 @@ def test_what_a_base_cannot_do_is_refused():
   with pytest.raises(ValueError, match="items=12, expected 19"):
     recipe.make_plan(tiny_base.config(sft__shots=12, sft__layout__description_shots=(0,)))
   with pytest.raises(ValueError, match="not all 0"):
-    recipe.make_plan(tiny_base.config(pretraining__phases=((0, 0.0, 0.0, 0.0, 0.0, 1.0, False),)))
+    recipe.make_plan(
+      tiny_base.config(pretraining__phases=((0, (0.0, 0.0, 0.0, 0.0, 1.0, 0.0), (1, 1, 1), False),))
+    )
 
 
 def test_a_base_is_trained_and_opened_by_its_path(tmp_path):

@@ -3,7 +3,7 @@
 """Episodes that a base model is pretrained on: all that a model should know before it personalizes.
 
 FSPO fine-tunes a model that can read, follows instructions and knows its prompts' format. The base
-of the embedded worlds learns these from five kinds of document, each of them an episode:
+of the embedded worlds learns these from six kinds of document, each of them an episode:
 
 - answers: under the description of who asks, questions and answers to that user's taste, so that
   descriptions are instructions
@@ -13,6 +13,8 @@ of the embedded worlds learns these from five kinds of document, each of them an
 - pages: several responses by one author, who is described after each of them; no pairs and no
   labels, but what many texts have in common
 - knowledge: what anybody knows of a domain, as which subject a concept belongs to
+- wishes: people, and in a word what each would like; in domains where taste decides what is said,
+  and not only how
 
 Nothing of it is about evaluation users. Of unseen topics there is general knowledge alone: a model
 that never met a word cannot know what it is about, and a real one has met them all.
@@ -45,11 +47,13 @@ class Phase:
     readings: The same.
     pages: The same.
     knowledge: The same; worlds that have none give the other kinds.
+    wishes: The same.
+    worlds: How often each world is drawn, in their order; only the ratios count.
     best: Whether answers are what the user likes best of all, or of what their question offers:
       instructions that leave less open.
 
   Raises:
-    ValueError: If a weight is negative, or all but that of knowledge are 0.
+    ValueError: If a weight is negative, or all are 0 but for those of knowledge and wishes.
   """
 
   start: int
@@ -58,18 +62,21 @@ class Phase:
   readings: float
   pages: float
   knowledge: float
+  wishes: float
+  worlds: tuple[float, ...]
   best: bool
 
   def __post_init__(self) -> None:
-    if min(self.weights) < 0 or not sum(self.weights[:-1]):
+    if min(*self.weights, *self.worlds) < 0 or not sum(self.weights[:4]) or not sum(self.worlds):
       raise ValueError(
-        f"found the weights {self.weights}, expected 0 or more, not all 0 but for that of knowledge"
+        f"found the weights {self.weights} and worlds={self.worlds}, expected 0 or more, not all "
+        "0 but for knowledge and wishes, which not every world has, and not all worlds 0"
       )
 
   @property
   def weights(self) -> tuple[float, ...]:
-    """The weights of the five kinds."""
-    return self.answers, self.labels, self.readings, self.pages, self.knowledge
+    """The weights of the six kinds."""
+    return self.answers, self.labels, self.readings, self.pages, self.knowledge, self.wishes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +105,11 @@ class Mixture:
       raise ValueError(
         f"found phases that start at {starts} and rationality={self.rationality}, expected "
         "increasing starts, the first 0, and a rationality of 0 or more"
+      )
+    if any(len(phase.worlds) != len(self.pairs) for phase in self.phases):
+      raise ValueError(
+        f"found phases of the worlds {[phase.worlds for phase in self.phases]} and pairs="
+        f"{self.pairs}, expected one number for each world"
       )
     if min(self.pairs, default=0) < _READ:
       raise ValueError(f"found pairs={self.pairs}, expected {_READ} or more for each world")
@@ -131,7 +143,7 @@ class PretrainingEpisodes:
   """Documents of several worlds; document e is a pure function of (seed, e).
 
   Attributes:
-    worlds: whose training users and topics are drawn, each world as often.
+    worlds: whose training users and topics are drawn.
     mixture: what the documents are.
     items: the most pairs, pages or questions of a document.
     seed: with the index, all that a document depends on.
@@ -155,13 +167,17 @@ class PretrainingEpisodes:
   def __call__(self, index: int) -> Episode:
     """Document `index`."""
     rng = np.random.default_rng([self.seed, index])
-    which = int(rng.integers(len(self.worlds)))
+    phase = self.mixture.phase(index)
+    if len(set(phase.worlds)) == 1:
+      which = int(rng.integers(len(self.worlds)))
+    else:
+      which = int(rng.choice(len(self.worlds), p=np.divide(phase.worlds, sum(phase.worlds))))
     world, pairs = self.worlds[which], self.mixture.pairs[which]
     writer = _Writer(world, rng, self.mixture.rationality)
-    phase = self.mixture.phase(index)
     weights = np.asarray(phase.weights)
-    if not world.knowledge():
-      weights = weights[:-1]
+    # What a world has not, it gives to the other kinds.
+    weights[4] *= bool(world.knowledge())
+    weights[5] *= bool(world.wishes(writer.user))
     kind = int(rng.choice(len(weights), p=weights / weights.sum()))
     if kind == 0:
       return writer.answers(_answers(pairs), best=phase.best)
@@ -171,7 +187,9 @@ class PretrainingEpisodes:
       return writer.readings(_READ)
     if kind == 3:
       return writer.pages(pairs)
-    return writer.knowledge(self.items)
+    if kind == 4:
+      return writer.knowledge(self.items)
+    return writer.wishes(self.items)
 
 
 def _answers(pairs: int) -> int:
@@ -226,6 +244,15 @@ class _Writer:
     known = self.world.knowledge()
     asked = self.rng.choice(len(known), count, replace=False).tolist()
     return self._episode(shots=[Page(*known[i]) for i in asked])
+
+  def wishes(self, count: int) -> Episode:
+    """What each of some training users would like."""
+    users = self.world.users("train")
+    drawn = [users[i] for i in self.rng.integers(len(users), size=count)]
+    wishes = [self.world.wishes(user) for user in drawn]
+    # One of what is liked equally.
+    chosen = [own[self.rng.integers(len(own))] for own in wishes]
+    return self._episode(shots=[Page(*wish) for wish in chosen])
 
   def _episode(
     self,

@@ -104,6 +104,10 @@ class KindsWorld(abc.ABC, Generic[UserT]):
     """Questions and answers of general knowledge."""
 
   @abc.abstractmethod
+  def wishes(self, user: UserT) -> Sequence[tuple[str, str]]:
+    """What is known of a user, and each of the things that they would like best, in a word."""
+
+  @abc.abstractmethod
   def tastes(self, users: Sequence[UserT]) -> Float[np.ndarray, "users tastes"]:
     """The users as vectors."""
 

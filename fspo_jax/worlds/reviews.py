@@ -271,6 +271,11 @@ class ReviewsWorld:
     """None: whether a movie is any good is a matter of taste."""
     return ()
 
+  def wishes(self, user: Tastes) -> tuple[tuple[str, str], ...]:
+    """None: see `World.wishes`."""
+    del user
+    return ()
+
   def tastes(self, users: Sequence[Tastes]) -> Float[np.ndarray, "users tastes"]:
     """The weight of each of the 13 values of all attributes."""
     vectors = np.zeros((len(users), sum(_SIZES)))

@@ -291,6 +291,17 @@ class RoleplayWorld(KindsWorld[Persona]):
       for way in view.wordings
     )
 
+  def wishes(self, user: Persona) -> tuple[tuple[str, str], ...]:
+    """The persona's traits, and every way, by any of its wordings, that they like best of all."""
+    rewards = self._of_all_views(user)
+    known = f"{self.describe(Persona(user.weights))} What would they like to do?"
+    return tuple(
+      (known, way)
+      for view, reward in zip(roleplay_text.VIEWS, rewards, strict=True)
+      if reward == rewards.max()
+      for way in view.wordings
+    )
+
   def tastes(self, users: Sequence[Persona]) -> Float[np.ndarray, "users tastes"]:
     """The weights."""
     weights = [user.weights for user in users]

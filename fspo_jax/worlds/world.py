@@ -112,6 +112,12 @@ class World(Protocol[UserT]):
     What anybody knows of the domain before they meet its users, as what radioactivity belongs to.
     """
 
+  def wishes(self, user: UserT) -> Sequence[tuple[str, str]]:
+    """What is known of a user, and each of the things that they would like best, in a word.
+
+    None where tastes are about how something is said, which only a whole response shows.
+    """
+
   def tastes(self, users: Sequence[UserT]) -> Float[np.ndarray, "users tastes"]:
     """The users as vectors, for `kind_rewards`."""
 

@@ -18,6 +18,7 @@ from fspo_jax.episodes.pretraining import (
 )
 from fspo_jax.episodes.sampling import Page
 from fspo_jax.preferences import Preference
+from fspo_jax.worlds import roleplay_text
 from fspo_jax.worlds.elix import ElixWorld
 from fspo_jax.worlds.reviews import ReviewsWorld
 from fspo_jax.worlds.roleplay import RoleplayWorld
@@ -26,16 +27,24 @@ WORLDS = ReviewsWorld(), ElixWorld(), RoleplayWorld()
 PAIRS = 13, 8, 9
 ITEMS = 20
 PHASE = Phase(
-  start=0, answers=0.36, labels=0.22, readings=0.17, pages=0.25, knowledge=0.1, best=False
+  start=0,
+  answers=0.36,
+  labels=0.22,
+  readings=0.17,
+  pages=0.25,
+  knowledge=0.1,
+  wishes=0.0,
+  worlds=(1, 1, 1),
+  best=False,
 )
 MIXTURE = Mixture((PHASE,), pairs=PAIRS, rationality=2.2)
-KINDS = ("answers", "labels", "readings", "pages", "knowledge")
+KINDS = ("answers", "labels", "readings", "pages", "knowledge", "wishes")
 
 
 def _only(kind, worlds=WORLDS, rationality=2.2, *, best=False):
   # A weight of next to nothing: knowledge alone is refused, since some worlds have none.
   weights = {k: 1.0 if k == kind else 1e-12 for k in KINDS}
-  phase = Phase(start=0, **weights, best=best)
+  phase = Phase(start=0, **weights, worlds=(1,) * len(worlds), best=best)
   mixture = Mixture((phase,), pairs=_pairs(worlds), rationality=rationality)
   return PretrainingEpisodes(worlds, mixture, ITEMS, seed=3)
 
@@ -45,7 +54,8 @@ def _pairs(worlds):
 
 
 def _of(world, seed=0):
-  mixture = dataclasses.replace(MIXTURE, pairs=_pairs((world,)))
+  phase = dataclasses.replace(PHASE, worlds=(1,))
+  mixture = Mixture((phase,), pairs=_pairs((world,)), rationality=2.2)
   return PretrainingEpisodes((world,), mixture, ITEMS, seed)
 
 
@@ -62,7 +72,8 @@ def test_documents_are_a_function_of_seed_and_index_in_the_mixtures_proportions(
   found = [episodes(i) for i in range(1200)]
   assert found[7] == episodes(7) != PretrainingEpisodes(WORLDS, MIXTURE, ITEMS, seed=1)(7)
   counts = collections.Counter(map(_kind_of, found))
-  # Two worlds of three have knowledge; the third shares its part out among the other kinds.
+  # Two worlds of three have knowledge; the third shares its part out among the other kinds. Wishes
+  # have no weight.
   share = PHASE.knowledge / sum(PHASE.weights)
   for kind, weight in zip(KINDS, PHASE.weights, strict=True):
     known = 2 / 3 * weight / sum(PHASE.weights)
@@ -187,13 +198,32 @@ def test_a_page_is_a_question_and_a_response_and_the_rest_follows():
 
 
 def test_each_phase_has_its_own_documents():
-  later = Phase(50, 0.0, 0.0, 1.0, 0.0, 0.0, best=False)
+  later = dataclasses.replace(_only("readings").mixture.phases[0], start=50, worlds=(0, 1, 3))
   episodes = PretrainingEpisodes(
     WORLDS, dataclasses.replace(MIXTURE, phases=(PHASE, later)), ITEMS, 0
   )
   before = PretrainingEpisodes(WORLDS, MIXTURE, ITEMS, 0)
   assert [episodes(i) for i in range(50)] == [before(i) for i in range(50)]
-  assert {_kind_of(episodes(i)) for i in range(50, 100)} == {"readings"}
+  found = [episodes(i) for i in range(50, 250)]
+  assert {*map(_kind_of, found)} == {"readings"}
+  # Drawn as often as the phase says: never a review, and elix in one of four.
+  counts = collections.Counter(":" in e.shots[1].response for e in found)
+  assert not any("spoilers" in e.shots[1].response for e in found)
+  assert counts[True] / 200 == pytest.approx(0.25, abs=0.08)
+
+
+def test_wishes_are_what_nothing_is_better_than():
+  """Only personas have them: what they say of somebody is enough to know what they like best."""
+  assert not any(world.wishes(world.users("train")[0]) for world in WORLDS[:2])
+  world = WORLDS[2]
+  episode = _only("wishes", (world,))(0)
+  assert len(episode.shots) == ITEMS and episode.description is None
+  best = {view: view.features for view in roleplay_text.VIEWS}
+  for page in episode.shots:
+    user = world.read(page.prompt)
+    rewards = {view: np.dot(user.weights, features) for view, features in best.items()}
+    liked = [view for view in best if rewards[view] == max(rewards.values())]
+    assert page.response in {way for view in liked for way in view.wordings}
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
@@ -206,12 +236,12 @@ def test_the_best_answers_are_as_good_as_any_that_is_offered(world):
 
 
 def test_impossible_mixtures_are_refused():
-  with pytest.raises(ValueError, match="not all 0 but for that of knowledge"):
-    Phase(0, 0.0, 0.0, 0.0, 0.0, 1.0, best=False)
+  with pytest.raises(ValueError, match="not all 0 but for knowledge and wishes"):
+    Phase(0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, (1,), best=False)
   with pytest.raises(ValueError, match="rationality=-1"):
     Mixture((PHASE,), PAIRS, -1.0)
   with pytest.raises(ValueError, match=r"pairs=\(4,\), expected 5"):
-    Mixture((PHASE,), (4,), 1.0)
+    Mixture((dataclasses.replace(PHASE, worlds=(1,)),), (4,), 1.0)
   with pytest.raises(ValueError, match=r"phases that start at \[3\]"):
     Mixture((dataclasses.replace(PHASE, start=3),), PAIRS, 1.0)
   with pytest.raises(ValueError, match=r"phases that start at \[0, 0\]"):
