@@ -96,6 +96,8 @@ def _without_shots(c: ml_collections.ConfigDict) -> None:
   """Pairs given the question alone, as many in a row as there are with shots."""
   c.preference.shots = 0
   c.preference.queries = 9
+  if c.data.name == "reviews":
+    c.preference.row_tokens = 400
   c.preference.layout.shot_pairs = False
   c.preference.layout.query_shots = (0,)
 
@@ -117,6 +119,9 @@ def _described(c: ml_collections.ConfigDict) -> None:
   c.sft.optimizer.adam_learning_rate = 1e-3
   c.on_policy.use = True
   c.preference.queries = max(c.preference.queries // 2, 1)
+  if c.data.name == "reviews":
+    c.preference.row_tokens = 640
+    c.preference.scored_tokens = 416
   c.preference.layout.description_pairs = True
   c.preference.layout.description_pair_queries = True
   c.evaluation.methods = ("base", "fspo", "fspo_rat", "fspo_gold")
@@ -128,8 +133,8 @@ def _with_latents(c: ml_collections.ConfigDict) -> None:
   c.vpl.use = True
   if c.preference.queries == 1:  # fresh episodes: rows of 12 pairs
     c.preference.queries = 4
-    c.preference.row_tokens = 1088
-    c.preference.scored_tokens = 672
+    c.preference.row_tokens = 640
+    c.preference.scored_tokens = 448
   c.preference.layout.shot_pairs = False
   c.preference.layout.query_shots = (0,)
 

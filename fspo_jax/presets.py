@@ -187,8 +187,8 @@ def from_base(world: str) -> ml_collections.ConfigDict:
   c.vocab_chunk = 3072
   c.preference.steps = 900
   c.preference.queries = 1 if fresh else 6
-  c.preference.row_tokens = 800 if fresh else 1216
-  c.preference.scored_tokens = 480 if fresh else 832
+  c.preference.row_tokens = 560 if fresh else 1216
+  c.preference.scored_tokens = 336 if fresh else 832
   c.preference.curriculum.use = False
   c.preference.layout.query_shots = (8,)
   c.preference.layout.description_shots = ()
