@@ -7,6 +7,11 @@ labels are random: it does not personalize yet. Hours on two cores; it may be st
 `publish_base.py` measures the result and makes the folder that comes with the package.
 
 python -m fspo_jax.main --config=experiments/base.py --workdir=runs/base
+
+One that falls short is written all the same with --below_gate=accept, and goes on from there:
+
+python -m fspo_jax.main --config=experiments/base.py:continued --workdir=runs/base_continued \
+  --config.base=FOLDER
 """
 
 import ml_collections
@@ -14,6 +19,8 @@ import ml_collections
 from fspo_jax import presets
 
 
-def get_config() -> ml_collections.ConfigDict:
-  """The config of the experiment."""
-  return presets.worlds_base()
+def get_config(part: str = "first") -> ml_collections.ConfigDict:
+  """The config of the experiment; `part` is 'first', or 'continued' from another base."""
+  if part not in ("first", "continued"):
+    raise ValueError(f"found {part!r} after the colon, expected 'first' or 'continued'")
+  return presets.worlds_base() if part == "first" else presets.worlds_base_continued()

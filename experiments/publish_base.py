@@ -100,12 +100,18 @@ def main(argv: list[str]) -> int:
   if short and _BELOW_GATE.value == "refuse":
     print("publish_base: not written, below the gate:\n  " + "\n  ".join(short), file=sys.stderr)
     return 1
+  command = "python -m fspo_jax.main --config=experiments/base.py --workdir=WORKDIR"
+  before = None
+  if config.base:
+    command = command.replace("base.py", "base.py:continued") + " --config.base=FOLDER"
+    before = json.loads((pathlib.Path(config.base) / "provenance.json").read_text())
   rows = metrics.read_jsonl(workdir / "metrics" / "sft.jsonl")
   base_lib.save(
     _OUT.value,
     base_lib.Base(config, personalizer.params, personalizer.formatter.tokenizer),
     provenance={
-      "command": "python -m fspo_jax.main --config=experiments/base.py --workdir=WORKDIR",
+      "command": command,
+      "base": before,  # what it went on from
       "quality": quality,
       "below_gate": short,
       "environment": results.environment(seed=config.seed),

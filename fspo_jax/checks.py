@@ -82,10 +82,10 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
       f"data.name={c.data.name!r} and stages={stages}: the stage 'synthesis' makes the data "
       "'synthetic', and nothing else does (a set that is there already is a 'user_set')"
     )
-  if c.data.name == "pretraining" and not {*stages} <= {"tokenizer", "sft"}:
+  if c.data.name == "pretraining" and not {*stages} <= {"base", "tokenizer", "sft"}:
     raise ValueError(
       f"data.name='pretraining' and stages={stages}: a base is not evaluated on users, and has no "
-      "preferences; its stages are ('tokenizer', 'sft')"
+      "preferences; its stages are ('tokenizer', 'sft'), or ('base', 'sft') to go on with another"
     )
   if c.base == "published" and not base.PUBLISHED.is_dir():
     raise ValueError(

@@ -59,6 +59,23 @@ def worlds_base(seed: int = 0, world_seed: int = 0) -> ml_collections.ConfigDict
   return c
 
 
+def worlds_base_continued(seed: int = 1, world_seed: int = 0) -> ml_collections.ConfigDict:
+  """The config that goes on pretraining a base, which `base` names.
+
+  Args:
+    seed: of the documents; another one than of the first part, or it would see the same again.
+    world_seed: of the worlds: that of the base.
+  """
+  c = worlds_base(seed, world_seed)
+  c.stages = ("base", "sft")
+  c.pretraining.phases = ((0, (0.45, 0.05, 0.14, 0.08, 0.16, 0.12), (6, 5, 6), True),)
+  c.sft.optimizer.learning_rate = 2e-3
+  c.sft.optimizer.adam_learning_rate = 1.6e-3
+  c.sft.optimizer.decay_fraction = 0.7
+  c.sft.steps = 6_000
+  return c
+
+
 def texts(shots: int) -> ml_collections.ConfigDict:
   """The default for users' own texts, which are long: small enough for two cores and minutes.
 

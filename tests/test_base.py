@@ -69,6 +69,36 @@ def test_a_base_is_trained_and_opened_by_its_path(tmp_path):
   assert 0 <= found.mean <= 1
 
 
+def test_a_base_goes_on_from_another(tmp_path):
+  """Its tokenizer stays, its parameters move on from where they were."""
+  before = tiny_base.make(tmp_path / "base")
+  config = runpy.run_path(str(tiny.REPO / "experiments/base.py"))["get_config"]("continued")
+  changes = {
+    "base": str(tmp_path / "base"),
+    **{f"model.{key}": value for key, value in tiny_base.SHAPE.items()},
+    "sft.steps": 2,
+    "sft.rows_per_step": 1,
+    "sft.row_tokens": 2048,
+    "sft.scored_tokens": 1536,
+    "sft.optimizer.warmup_steps": 0,
+    "sft.optimizer.learning_rate": 1e-4,
+    "sft.optimizer.adam_learning_rate": 1e-4,
+  }
+  with config.ignore_type():
+    config.update_from_flattened_dict(changes)
+  plan = recipe.make_plan(config)
+  recipe.Recipe(plan, Workdir(tmp_path / "run", recipe.as_json(config))).run()
+  after = Personalizer.load(tmp_path / "run" / "checkpoints" / "sft")
+  assert after.formatter.tokenizer.model == before.tokenizer.model
+  moved = [
+    np.abs(x - y).max()
+    for x, y in zip(
+      tiny.flat(after.params).values(), tiny.flat(before.params).values(), strict=True
+    )
+  ]
+  assert 0 < max(moved) < 0.05  # in bfloat16, and by two small steps
+
+
 def test_a_base_comes_back_as_it_was_but_for_half_the_digits(tmp_path):
   saved = tiny_base.make(tmp_path)
   mesh = sharding.make_mesh(1, 1, 1)
