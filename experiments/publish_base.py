@@ -105,6 +105,10 @@ def main(argv: list[str]) -> int:
   if config.base:
     command = command.replace("base.py", "base.py:continued") + " --config.base=FOLDER"
     before = json.loads((pathlib.Path(config.base) / "provenance.json").read_text())
+    with config.unlocked():
+      config.base = "FOLDER"
+  environment = results.environment(seed=config.seed)
+  del environment["command"]  # of this script, with this machine's paths
   rows = metrics.read_jsonl(workdir / "metrics" / "sft.jsonl")
   base_lib.save(
     _OUT.value,
@@ -114,7 +118,7 @@ def main(argv: list[str]) -> int:
       "base": before,  # what it went on from
       "quality": quality,
       "below_gate": short,
-      "environment": results.environment(seed=config.seed),
+      "environment": environment,
     },
     curves=rows[:: max(len(rows) // _CURVE_POINTS, 1)],
   )

@@ -173,7 +173,8 @@ def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
 
 @pytest.fixture(scope="module")
 def publish():
-  return runpy.run_path(str(tiny.REPO / "experiments/publish_base.py"))
+  with tiny.script("experiments/publish_base.py") as module:
+    yield module
 
 
 def test_an_average_hides_no_word_from_the_gate(publish):

@@ -2,30 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Studies of a finished run: all of each, on one that a tiny model has made in seconds."""
 
-import contextlib
 import json
-import runpy
 
-from absl import flags
-from absl.testing import flagsaver
 import pytest
 
 from fspo_jax import recipe
 from tests import tiny, tiny_base
 
 
-@contextlib.contextmanager
 def _study(name, *arguments):
-  """A study's functions, under its flags, which are gone afterwards."""
-  before = {*flags.FLAGS}
-  try:
-    module = runpy.run_path(str(tiny.REPO / "experiments" / "studies" / f"{name}.py"))
-    with flagsaver.flagsaver():
-      flags.FLAGS([name, *arguments])
-      yield module
-  finally:
-    for flag in {*flags.FLAGS} - before:
-      delattr(flags.FLAGS, flag)
+  return tiny.script(f"experiments/studies/{name}.py", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny models, tokenizers, worlds, trees and rows that the tests share."""
 
+import contextlib
 import functools
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
+from absl import flags
+from absl.testing import flagsaver
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -34,6 +38,21 @@ OBJECTIVE = step.Objective(
   chosen_weight=1.0,
   description_weight=1.0,
 )
+
+
+@contextlib.contextmanager
+def script(path, *arguments):
+  """A script's functions, under its flags, which are gone afterwards: another may have the same."""
+  before = {*flags.FLAGS}
+  try:
+    module = runpy.run_path(str(REPO / path))
+    with flagsaver.flagsaver():
+      if arguments:
+        flags.FLAGS([path, *arguments])
+      yield module
+  finally:
+    for flag in {*flags.FLAGS} - before:
+      delattr(flags.FLAGS, flag)
 
 
 def config(**changes):

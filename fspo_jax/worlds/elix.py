@@ -334,11 +334,6 @@ class ElixWorld(KindsWorld[Learner]):
       for concept in concepts
     )
 
-  def wishes(self, user: Learner) -> tuple[tuple[str, str], ...]:
-    """None: see `World.wishes`."""
-    del user
-    return ()
-
   def tastes(self, users: Sequence[Learner]) -> Float[np.ndarray, "users subjects"]:
     """The level of each user in each subject; nan where it is unknown."""
     return np.array([user.levels for user in users], np.float64).reshape(-1, len(SUBJECTS))

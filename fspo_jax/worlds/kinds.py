@@ -103,9 +103,10 @@ class KindsWorld(abc.ABC, Generic[UserT]):
   def knowledge(self) -> Sequence[tuple[str, str]]:
     """Questions and answers of general knowledge."""
 
-  @abc.abstractmethod
   def wishes(self, user: UserT) -> Sequence[tuple[str, str]]:
-    """What is known of a user, and each of the things that they would like best, in a word."""
+    """None, unless a world has some; see `World.wishes`."""
+    del user
+    return ()
 
   @abc.abstractmethod
   def tastes(self, users: Sequence[UserT]) -> Float[np.ndarray, "users tastes"]:

@@ -2,10 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of what users are asked, with an observer who knows exactly what can be known."""
 
-import runpy
-
-from absl import flags
-from absl.testing import flagsaver
 import numpy as np
 import pytest
 
@@ -118,13 +114,9 @@ def test_impossible_questions_are_refused():
 @pytest.fixture(scope="module")
 def study():
   """The study's functions, with small numbers in its flags."""
-  before = {*flags.FLAGS}
-  module = runpy.run_path(str(tiny.REPO / "experiments" / "studies" / "questions.py"))
-  with flagsaver.flagsaver():
-    flags.FLAGS(["test", "--workdir=none", "--pool=12", "--tests=8"])
+  arguments = ("--workdir=none", "--pool=12", "--tests=8")
+  with tiny.script("experiments/studies/questions.py", *arguments) as module:
     yield module
-  for name in {*flags.FLAGS} - before:
-    delattr(flags.FLAGS, name)
 
 
 def test_the_ideal_observer_is_asked_better(study):
