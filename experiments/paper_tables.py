@@ -20,6 +20,7 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import json
 import os
 import pathlib
 import runpy
@@ -207,7 +208,7 @@ class Cell:
 
 
 def cell(found: Sequence[results_lib.Results], *path: str) -> Cell:
-  """What results have at (what, method, split, k): k None where it is a win rate."""
+  """What results have at (what, method, split, k), or (what, method, split, "mean")."""
   values, intervals = [], []
   *where, k = path
   for results in found:
@@ -260,20 +261,22 @@ def table(world: str, runs: Sequence[Run]) -> str:
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def write(args: argparse.Namespace, runs: Sequence[Run], flags: Sequence[str]) -> pathlib.Path:
+def write(args: argparse.Namespace, runs: Sequence[Run]) -> pathlib.Path:
   """Writes README.md with the tables, what made them, and what each run took."""
   out = pathlib.Path(args.out or args.workdir)
   out.mkdir(parents=True, exist_ok=True)
   finished = [run for run in runs if run.finished]
+  command = "python experiments/paper_tables.py --workdir=WORKDIR" + " --runlocal" * args.runlocal
+  command += f" -- {shlex.join(args.flags)}" * bool(args.flags)
   text = [
     "# The paper's tables, on the embedded worlds\n",
     f"{len(finished)} of {len(runs)} runs, {datetime.date.today().isoformat()}. Win rates against "
     "the base at temperature 0.3, judged by the world's true reward; preference accuracy on "
     "unseen users after k shots; in %, with 95 % intervals by user. The paper's win rates (FSPO, "
     "arXiv 2502.19312) are of Llama 3.2 3B on its own data and judge: to compare the order. "
-    "`unseen` are its trained combinations, `heldout_combinations` its interpolated ones.\n",
-    f"Made by `python experiments/paper_tables.py --workdir=WORKDIR {shlex.join(flags)}`".rstrip()
-    + ("; `--runlocal`: these numbers mean nothing.\n" if args.runlocal else ".\n"),
+    "`unseen` are its trained combinations, `heldout_combinations` its interpolated ones; elix is "
+    "the hard variant, of which the paper has the second number.\n",
+    f"Made by `{command}`{'; these numbers mean nothing' * args.runlocal}.\n",
   ]
   for world in args.worlds:
     text += [f"## {world}\n", table(world, runs)]
@@ -322,15 +325,38 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   return args
 
 
+def same_flags(root: pathlib.Path, flags: Sequence[str]) -> bool:
+  """Whether a folder's runs have these flags; those of a new folder it keeps."""
+  file = root / "flags.json"
+  root.mkdir(parents=True, exist_ok=True)
+  try:
+    with open(file, "x", encoding="utf-8") as new:
+      json.dump(list(flags), new)
+  except FileExistsError:
+    return json.loads(file.read_text(encoding="utf-8")) == list(flags)
+  return True
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs, then writes the tables of what is finished; the exit status."""
   args = parse(argv)
   runs = runs_of(args)
   root = pathlib.Path(args.workdir).absolute()
-  failed = 0
-  if not args.collect:
-    failed = run_all(runs, root, [*(RUNLOCAL if args.runlocal else ()), *args.flags])
-  print(f"tables:  {write(args, runs, args.flags)}")
+  flags = [*(RUNLOCAL if args.runlocal else ()), *args.flags]
+  if not same_flags(root, flags):
+    # Finished runs are not looked into again: numbers of other flags would stand beside these.
+    print(
+      f"paper_tables: cannot start: {root / 'flags.json'} has other flags than these, {flags}: "
+      "give the same ones, or another --workdir",
+      file=sys.stderr,
+    )
+    return 2
+  try:
+    failed = 0 if args.collect else run_all(runs, root, flags)
+  except KeyboardInterrupt:
+    print(f"paper_tables: interrupted; the same command goes on in {root}", file=sys.stderr)
+    return 130
+  print(f"tables:  {write(args, runs)}")
   return 1 if failed else 0
 
 

@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
   before = None
   if config.base:
     command = command.replace("base.py", "base.py:continued") + " --config.base=FOLDER"
-    before = json.loads((pathlib.Path(config.base) / "provenance.json").read_text())
+    before = json.loads((base_lib.folder(config.base) / "provenance.json").read_text())
     with config.unlocked():
       config.base = "FOLDER"
   environment = results.environment(seed=config.seed)

@@ -47,6 +47,11 @@ SHAPE_KEYS = (
 _WEIGHTS, _TOKENIZER, _CONFIG = "model.safetensors", "tokenizer.model", "config.json"
 
 
+def folder(name: str) -> pathlib.Path:
+  """Where the base lies that a config's `base` names: 'published', or a folder."""
+  return PUBLISHED if name == "published" else pathlib.Path(name)
+
+
 class BaseError(ValueError):
   """A base that cannot be used: which, what was found, what was expected."""
 

@@ -6,28 +6,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
+import ml_collections
+
+from fspo_jax import data as data_lib
 from fspo_jax.episodes import sources
 from fspo_jax.evaluation import evaluate, plots, report
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.training import metrics
 from fspo_jax.workdir import Workdir
 
-if TYPE_CHECKING:
-  from fspo_jax.recipe import Plan
 
-
-def write(plan: Plan, workdir: Workdir, found: dict[str, evaluate.SplitResult]) -> None:
+def write(
+  workdir: Workdir,
+  found: dict[str, evaluate.SplitResult],
+  *,
+  config: ml_collections.ConfigDict,
+  data: data_lib.Data,
+  settings: evaluate.Settings,
+  mesh: jax.sharding.Mesh,
+) -> None:
   """Writes results.json and report/.
 
   Args:
-    plan: what was to be done.
     workdir: of the run.
     found: what was measured, by split.
+    config: of the run.
+    data: what it was evaluated on.
+    settings: how.
+    mesh: where.
   """
-  trained = [name for name in ("sft", "preference") if name in plan.config.stages]
-  temperatures = plan.settings.temperatures
+  trained = [name for name in ("sft", "preference") if name in config.stages]
+  temperatures = settings.temperatures
 
   def by_method(
     get: Callable[[evaluate.SplitResult], dict[str, Any]],
@@ -43,8 +55,8 @@ def write(plan: Plan, workdir: Workdir, found: dict[str, evaluate.SplitResult]) 
     "bayes_accuracy": {split: r.bayes for split, r in found.items() if r.bayes},
     "win_rate": {},
     "wall_seconds": workdir.seconds(),
-    "environment": results_lib.environment(seed=plan.config.seed)
-    | {"devices": [d.device_kind for d in plan.mesh.devices.flat]},
+    "environment": results_lib.environment(seed=config.seed)
+    | {"devices": [d.device_kind for d in mesh.devices.flat]},
     "padding_fraction": {
       **{
         name: _metric(workdir, name, "data/padding_fraction", statistics.fmean) for name in trained
@@ -56,7 +68,7 @@ def write(plan: Plan, workdir: Workdir, found: dict[str, evaluate.SplitResult]) 
       **{f"evaluation, {split}": r.facts["dropped_shots"] for split, r in found.items()},
     },
   }
-  if plan.data.world is not None and plan.settings.win_rate_users:
+  if data.world is not None and settings.win_rate_users:
     for i, t in enumerate(temperatures):
       key = "win_rate" if i == 0 else f"win_rate_temperature_{t:g}"
       results[key] = by_method(lambda r, t=t: r.win_rates[t])
@@ -76,50 +88,51 @@ def write(plan: Plan, workdir: Workdir, found: dict[str, evaluate.SplitResult]) 
   directory = workdir.path / "report"
   directory.mkdir(exist_ok=True)
   figures = {}
-  if "preference" in plan.config.stages:
+  if "preference" in config.stages:
     figures["The preference stage"] = "training.png"
     names = ["preference/loss", "rewards/accuracies", "rewards/margins", "nll/chosen"]
     plots.training_curves(
       metrics.read_jsonl(workdir.path / "metrics" / "preference.jsonl"),
       directory / "training.png",
-      names=names if plan.config.preference.loss.preference_weight else names[-1:],
+      names=names if config.preference.loss.preference_weight else names[-1:],
     )
   report.write_report(
     directory,
     results,
     next(iter(found.values())).samples,
-    title=f"FSPO on {plan.config.data.name}",
-    notes=_notes(plan),
-    data_facts=plan.data.source.facts(),
+    title=f"FSPO on {config.data.name}",
+    notes=_notes(config, data, settings),
+    data_facts=data.source.facts(),
     figures=figures,
   )
 
 
-def _notes(plan: Plan) -> list[str]:
+def _notes(
+  config: ml_collections.ConfigDict, data: data_lib.Data, s: evaluate.Settings
+) -> list[str]:
   """What a reader of the numbers must know about how they were taken."""
-  s = plan.settings
   notes = []
-  if plan.config.base == "published":
+  if config.base == "published":
     notes.append(
       "The base is the published one, pretrained on the text of the three embedded worlds "
       "(`fspo_jax/worlds/base`): it follows descriptions and knows the format of shots. Neither "
       "the evaluated users nor, but for what words mean, the unseen topics are in its text."
     )
-  elif plan.config.base:
-    notes.append(f"The base: `{plan.config.base}`.")
+  elif config.base:
+    notes.append(f"The base: `{config.base}`.")
   if s.rat_episodes and {"fspo_rat", "fspo_gold"} & {*s.methods}:
     notes.append(
       f"Descriptions after shots, written and gold, are scored on the first {s.rat_episodes} of "
       f"the {s.episodes} episodes of a split, against the frozen reference with the same shots "
       "and no description."
     )
-  if isinstance(plan.data.source, sources.WorldSource):
+  if isinstance(data.source, sources.WorldSource):
     notes.append(
       "The Bayes ceiling of unseen users has the prior that training shows: nobody has the "
       "held-out combination. That of held-out combinations is uniform over all users, which "
       "training cannot teach: there a model starts below 50 % at k = 0."
     )
-  elif plan.data.world is not None:
+  elif data.world is not None:
     notes.append(
       "The Bayes ceiling knows what every user of the set likes, how often labels contradict "
       "that, and nothing of how pairs were chosen. Labels are the judge's: no method is right "

@@ -22,6 +22,10 @@ class Preference:
   chosen: str
   rejected: str
 
+  def swapped(self) -> Preference:
+    """The pair, labelled the other way."""
+    return Preference(self.prompt, self.rejected, self.chosen)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class User:

@@ -162,7 +162,7 @@ class Recipe:
       model, formatter = made._model()
       base = base_lib.Base(config, made._params("sft", model), formatter.tokenizer)
     else:
-      base = base_lib.load(base_lib.PUBLISHED if c.base == "published" else c.base, mesh)
+      base = base_lib.load(base_lib.folder(c.base), mesh)
     base_lib.check_fits(base.config, c)
     _LOG.info("base: %s, %s parameters", c.base, f"{_count(base.params):,}")
     self.workdir.write("tokenizer.model", base.tokenizer.model)
@@ -218,7 +218,14 @@ class Recipe:
       found[name] = evaluate.evaluate_split(
         evaluation, truth=plan.data.truth(episodes), baselines=plan.data.baselines
       )
-    outcome.write(plan, self.workdir, found)
+    outcome.write(
+      self.workdir,
+      found,
+      config=self.config,
+      data=plan.data,
+      settings=plan.settings,
+      mesh=plan.mesh,
+    )
 
   def models(self) -> contenders.Models:
     """The reference, and the policy if there is one, as the stages before have left them."""

@@ -99,6 +99,10 @@ def _check_on_policy(c: ml_collections.ConfigDict) -> None:
     raise ValueError("sft.layout.description_pairs=True: there is no policy yet to describe users")
   if not keys.use:
     return
+  if "preference" not in c.stages:
+    raise ValueError(
+      f"on_policy.use=True and stages={tuple(c.stages)}: expected 'preference', its stage"
+    )
   on_policy_settings(c, 0)
   Decoding(keys.temperature, 1.0, keys.max_tokens)
   if keys.temperature == 0:

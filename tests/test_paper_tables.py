@@ -101,6 +101,16 @@ def test_finished_and_locked_runs_are_passed_over(tables, tmp_path, monkeypatch)
   assert all(flags[0] == "--config.seed=0" for _, _, flags in ran)
 
 
+def test_runs_of_other_flags_are_not_tabulated_together(tables, tmp_path, capsys):
+  """In a folder of the small version, the numbers of the whole would stand beside such ones."""
+  assert tables["main"]([f"--workdir={tmp_path}", "--collect", "--runlocal"]) == 0
+  assert tables["main"]([f"--workdir={tmp_path}", "--collect"]) == 2
+  assert "has other flags" in capsys.readouterr().err
+  text = (tmp_path / "README.md").read_text()
+  command = "python experiments/paper_tables.py --workdir=WORKDIR --runlocal"
+  assert f"Made by `{command}`; these numbers mean nothing." in text
+
+
 @pytest.mark.parametrize(
   ("flags", "message"),
   [

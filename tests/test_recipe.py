@@ -129,6 +129,22 @@ _REFUSED = {
     {"evaluation__episodes": 10, "evaluation__rat_episodes": 11},
     r"evaluation\.rat_episodes=11 .* evaluation\.episodes=10",
   ),
+  "descriptions that nothing compares": (
+    {"on_policy__use": True},
+    r"on_policy\.use=True and preference\.layout\.description_pairs=False",
+  ),
+  "descriptions without their stage": (
+    {
+      "on_policy__use": True,
+      f"{_LAYOUT}description_pairs": True,
+      "stages": ("tokenizer", "sft"),
+    },
+    r"on_policy\.use=True and stages=.*expected 'preference'",
+  ),
+  "harder and harder users who come round and round": (
+    {"on_policy__use": True, f"{_LAYOUT}description_pairs": True},
+    r"expected preference\.curriculum\.use=False",
+  ),
   "a latent of nobody": (
     {"evaluation__methods": ("base", "vpl")},
     r"found 'vpl' with vpl\.use=False",

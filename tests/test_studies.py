@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Studies of a finished run: all of each, on one that a tiny model has made in seconds."""
 
+import dataclasses
 import json
 
 import pytest
 
 from fspo_jax import recipe
+from fspo_jax.evaluation import evaluate, statistics
 from tests import tiny, tiny_base
 
 
@@ -69,7 +71,16 @@ def test_descriptions_are_corrupted_by_their_share(run):
   """Gold ones: with none of it replaced it is the method as it is evaluated anyway."""
   record = _record(run, "corruption", "--of=gold", "--shares=0,1", "--episodes=4")
   assert set(record["by_share"]) == {"0", "1"} and record["description_f1"] == 1.0
-  assert record["by_share"]["0"]["accuracy"] != {} and record["shots"] == 8
+  whole = recipe.reopen(run)
+  settings = dataclasses.replace(
+    whole.plan.settings, methods=("base", "fspo_gold"), episodes=4, rat_episodes=4
+  )
+  evaluation = evaluate.SplitEvaluation(
+    "unseen", whole.plan.evaluation["unseen"], whole.models(), settings, seed=0
+  )
+  margins = evaluation.contenders["fspo_gold"].margins(evaluation.episodes)[record["shots"]]
+  expected = statistics.preference_accuracy(margins).mean()
+  assert record["by_share"]["0"]["accuracy"]["mean"] == pytest.approx(expected)
   assert record["without"]["win_rate"]["users"] > 1
   assert (run / "studies" / "corruption.png").exists()
 

@@ -22,10 +22,8 @@ from absl import app, flags
 import numpy as np
 
 from fspo_jax import recipe
-from fspo_jax.episodes.sampling import Episode
 from fspo_jax.evaluation import evaluate, plots, statistics, win_rate
 from fspo_jax.evaluation import results as results_lib
-from fspo_jax.evaluation.contenders import Prompted
 from fspo_jax.evaluation.corruption import corrupt
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.inference.sampler import Decoding
@@ -57,92 +55,59 @@ def study(run: recipe.Recipe, shares: Sequence[float]) -> dict[str, Any]:
   plan, seed = run.plan, run.plan.seed("evaluation")
   settings = dataclasses.replace(
     plan.settings,
-    methods=("base", "fspo"),
+    methods=("base", "fspo", "fspo_gold"),
     episodes=_EPISODES.value,
     rat_episodes=_EPISODES.value,
     win_rate_users=_EPISODES.value,
   )
-  source = plan.evaluation["unseen"]
+  source, models = plan.evaluation["unseen"], run.models()
   truth = plan.data.truth(source)
   if truth is None:
     raise app.UsageError(f"--workdir={_WORKDIR.value}: no world knows what its descriptions say")
-  whole = evaluate.SplitEvaluation("unseen", source, run.models(), settings, seed=seed)
-  shots = settings.shots
-  gold = [episode.description for episode in whole.episodes]
-  written = gold
+  episodes = [source(i) for i in range(settings.episodes)]
+  users = [truth.user(i) for i in range(settings.episodes)]
+  prompts = win_rate.draw_prompts(truth.question, episodes, _PROMPTS.value, seed)
+  answers = Decoding(settings.temperatures[0], settings.top_p, settings.max_response_tokens)
+  texts = [episode.description for episode in episodes]
   if _OF.value == "written":
-    personalizer = whole.models.personalizer(trained=True)
-    decoding = Decoding(settings.description_temperature, 1.0, settings.max_description_tokens)
-    described = personalizer.describe([e.shots for e in whole.episodes], decoding, seed=seed)
-    written = [each.text for each in described]
+    length = Decoding(settings.description_temperature, 1.0, settings.max_description_tokens)
+    described = models.personalizer(trained=True).describe(
+      [e.shots for e in episodes], length, seed=seed
+    )
+    texts = [each.text for each in described]
 
-  players = dict(whole.contenders)
-  told: dict[str, Prompted] = {}
-  for share in shares:
-    texts = [
-      corrupt(truth.world, np.random.default_rng([seed, i]), text, share)
-      for i, text in enumerate(written)
+  def measured(method: str, texts: Sequence[str]) -> dict[str, Any]:
+    """A method, where these are the gold descriptions."""
+    told = [
+      dataclasses.replace(e, description=text) for e, text in zip(episodes, texts, strict=True)
     ]
-    told[f"{share:g}"] = _under(whole, texts)
-  prompts = win_rate.draw_prompts(truth.question, whole.episodes, _PROMPTS.value, seed)
-  users = [truth.user(i) for i in range(len(whole.episodes))]
-  decoding = Decoding(settings.temperatures[0], settings.top_p, settings.max_response_tokens)
-
-  def measured(name: str, player: Any) -> dict[str, Any]:
-    margins = player.margins(whole.episodes)[shots]
+    evaluation = evaluate.SplitEvaluation("unseen", told.__getitem__, models, settings, seed=seed)
+    players = {name: evaluation.contenders[name] for name in ("base", method)}
+    margins = players[method].margins(told)[settings.shots]
     accuracy = statistics.cluster_bootstrap(
       statistics.preference_accuracy(margins),
-      np.asarray(whole.user_ids),
+      np.asarray(evaluation.user_ids),
       resamples=settings.bootstrap,
     )
-    match = win_rate.play(
-      truth.world,
-      users,
-      whole.episodes,
-      prompts,
-      {"base": players["base"], name: player},
-      decoding,
-      seed=seed,
-    )
+    match = win_rate.play(truth.world, users, told, prompts, players, answers, seed=seed)
     return {
       "accuracy": {"mean": accuracy.mean, "ci95": accuracy.ci},
-      "win_rate": match.interval(name, whole.user_ids, settings.bootstrap),
+      "win_rate": match.interval(method, evaluation.user_ids, settings.bootstrap),
     }
 
+  def corrupted(share: float) -> list[str]:
+    return [
+      corrupt(truth.world, np.random.default_rng([seed, i]), text, share)
+      for i, text in enumerate(texts)
+    ]
+
+  f1 = [truth.world.description_f1(u, t) for u, t in zip(users, texts, strict=True)]
   return {
-    "shots": shots,
-    "without": measured("fspo", players["fspo"]),
-    "by_share": {share: measured("fspo_gold", player) for share, player in told.items()},
-    "description_f1": float(
-      np.mean([truth.world.description_f1(u, t) for u, t in zip(users, written, strict=True)])
-    ),
+    "shots": settings.shots,
+    "without": measured("fspo", texts),
+    "by_share": {f"{share:g}": measured("fspo_gold", corrupted(share)) for share in shares},
+    "description_f1": float(np.mean(f1)),
   }
-
-
-def _under(whole: evaluate.SplitEvaluation, texts: Sequence[str]) -> Prompted:
-  """FSPO under given descriptions: as it is under gold ones, which these stand for."""
-
-  class Told(Prompted):
-    """Whose episodes have these descriptions."""
-
-    def margins(self, episodes: Sequence[Episode]) -> list[Any]:
-      return super().margins(_told(episodes, texts))
-
-    def respond(self, episodes: Sequence[Episode], *args: Any, **kwargs: Any) -> list[Any]:
-      return super().respond(_told(episodes, texts), *args, **kwargs)
-
-  scorer = type(whole.scorer)(
-    whole.models,
-    shots=whole.shots,
-    rows=whole.settings.rows,
-    max_row_tokens=whole.settings.max_row_tokens,
-    name=whole.split,
-  )
-  return Told(METHODS["fspo_gold"], scorer, whole.write_descriptions, len(texts))
-
-
-def _told(episodes: Sequence[Episode], texts: Sequence[str]) -> list[Episode]:
-  return [dataclasses.replace(e, description=text) for e, text in zip(episodes, texts, strict=True)]
 
 
 def draw(found: dict[str, Any], path: pathlib.Path) -> None:

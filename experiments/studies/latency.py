@@ -51,18 +51,19 @@ def study(run: recipe.Recipe) -> dict[str, Any]:
   if truth is None:
     raise app.UsageError(f"--workdir={_WORKDIR.value}: no world has questions to ask")
   decoding = Decoding(settings.temperatures[0], settings.top_p, settings.max_response_tokens)
-  episodes = [source(i) for i in range(_USERS.value)]
+  length = Decoding(settings.description_temperature, 1.0, settings.max_description_tokens)
+  evaluation = evaluate.SplitEvaluation("unseen", source, models, settings, seed=seed)
+  episodes = evaluation.episodes
   prompts = win_rate.draw_prompts(truth.question, episodes, 1, seed)
 
   def timed(method: str, users: int) -> dict[str, float]:
     own: Sequence[Episode] = episodes[:users]
     seconds, tokens = [], []
     for repeat in range(_REPEATS.value + 1):
-      # Anew each time: descriptions are written once for an evaluation, and here they are timed.
-      evaluation = evaluate.SplitEvaluation("unseen", source, models, settings, seed=seed + repeat)
+      described = []
       start = time.perf_counter()
       if method == "fspo_rat":
-        length = Decoding(settings.description_temperature, 1.0, settings.max_description_tokens)
+        # Not as the contender does, which writes the descriptions after all ks, and once.
         described = models.personalizer(trained=True).describe(
           [e.shots for e in own], length, seed=seed + repeat
         )
@@ -74,9 +75,9 @@ def study(run: recipe.Recipe) -> dict[str, Any]:
           descriptions=[d.text for d in described],
         )
       else:
-        described = []
-        player = evaluation.contenders[method]
-        written = player.respond(own, prompts[:users], decoding, seed=seed + repeat)
+        written = evaluation.contenders[method].respond(
+          own, prompts[:users], decoding, seed=seed + repeat
+        )
       elapsed = time.perf_counter() - start
       encode = models.formatter.answer
       texts = [w.text for answers in written for w in answers] + [d.text for d in described]

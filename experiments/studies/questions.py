@@ -70,7 +70,7 @@ def make_task(world: World[Any], split: str, seed: int, index: int) -> Task:
     first = rng.random() < 0.5
     if tested:
       first = lead > 0
-    pairs[pair.prompt] = pair if first else active_questions.swapped(pair)
+    pairs[pair.prompt] = pair if first else pair.swapped()
   found = tuple(pairs.values())
   pool = found[: _POOL.value]
   return Task(
@@ -157,7 +157,7 @@ def fit_scale(predictor: ModelPredictor, tasks: Sequence[Task]) -> float:
   for i, task in enumerate(tasks):
     told = i % (_QUESTIONS.value + 1)
     answered = zip(task.pool[:told], task.answers[:told], strict=True)
-    contexts.append([p if first else active_questions.swapped(p) for p, first in answered])
+    contexts.append([p if first else p.swapped() for p, first in answered])
     tests.append(task.test)
   h = predictor.margins(contexts, tests)  # the first response is the better one
 

@@ -169,6 +169,8 @@ class PretrainingEpisodes:
     rng = np.random.default_rng([self.seed, index])
     phase = self.mixture.phase(index)
     if len(set(phase.worlds)) == 1:
+      # Another use of the generator than `choice`: the same documents as before phases had worlds,
+      # of which the README's figures are.
       which = int(rng.integers(len(self.worlds)))
     else:
       which = int(rng.choice(len(self.worlds), p=np.divide(phase.worlds, sum(phase.worlds))))

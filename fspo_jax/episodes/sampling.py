@@ -122,10 +122,7 @@ def flip(
   if rate == 0.0:
     return tuple(preferences)
   flipped = rng.random(len(preferences)) < rate
-  return tuple(
-    Preference(p.prompt, p.rejected, p.chosen) if f else p
-    for p, f in zip(preferences, flipped, strict=True)
-  )
+  return tuple(p.swapped() if f else p for p, f in zip(preferences, flipped, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

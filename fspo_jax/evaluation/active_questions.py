@@ -78,11 +78,6 @@ class Asked:
   right: Float[np.ndarray, "questions tasks tests"]
 
 
-def swapped(pair: Preference) -> Preference:
-  """The pair, labelled the other way."""
-  return Preference(pair.prompt, pair.rejected, pair.chosen)
-
-
 def ask(tasks: Sequence[Task], strategy: str, predict: Predictor, questions: int) -> Asked:
   """Asks every user some questions, one after another.
 
@@ -111,7 +106,7 @@ def ask(tasks: Sequence[Task], strategy: str, predict: Predictor, questions: int
     for i, choice in enumerate(_choices(tasks, contexts, asked, strategy, predict)):
       task = tasks[i]
       pair = task.pool[choice]
-      contexts[i] = (*contexts[i], pair if task.answers[choice] else swapped(pair))
+      contexts[i] = (*contexts[i], pair if task.answers[choice] else pair.swapped())
       asked[i].append(choice)
   return Asked(asked, np.asarray(right))
 
@@ -130,7 +125,7 @@ def _choices(
   candidates = [[t.pool[i] for i in own] for t, own in zip(tasks, left, strict=True)]
   first = predict(contexts, candidates)
   if strategy == "uncertainty":
-    gain = scipy.special.entr(first) + scipy.special.entr(1 - first)
+    gain = _entropy(first)
   else:
     gain = information(tasks, contexts, candidates, first, predict)
   return [own[best] for own, best in zip(left, gain.argmax(1).tolist(), strict=True)]
@@ -158,7 +153,7 @@ def information(
   told, targets = [], []
   for task, context, own in zip(tasks, contexts, candidates, strict=True):
     for pair in own:
-      told += [(*context, pair), (*context, swapped(pair))]
+      told += [(*context, pair), (*context, pair.swapped())]
       targets += [task.targets] * 2
   after = predict(told, targets).reshape(*first.shape, 2, -1)
   p = first[..., None]

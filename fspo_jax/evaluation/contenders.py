@@ -142,6 +142,21 @@ class Scorer:
     return found if shots else found * (self.shots + 1), scores
 
 
+def shots_of(episodes: Sequence[Episode]) -> int:
+  """The number of shots of each of some episodes; ValueError if they have different ones."""
+  counts = {len(e.shots) for e in episodes}
+  if len(counts) != 1:
+    raise ValueError(f"expected episodes with equally many shots; found {sorted(counts)}")
+  return counts.pop()
+
+
+def check_one_query(episodes: Sequence[Episode]) -> None:
+  """Refuses, with a ValueError, episodes of more or fewer queries than one."""
+  queries = {len(e.queries) for e in episodes}
+  if queries != {1}:
+    raise ValueError(f"expected episodes of one query each; found {sorted(queries)} queries")
+
+
 def fit_packing(
   episodes: Sequence[Episode],
   formatter: Formatter,

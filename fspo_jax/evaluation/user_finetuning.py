@@ -23,6 +23,7 @@ import optax
 from fspo_jax.episodes import batching
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Formatter, Layout
+from fspo_jax.evaluation.contenders import check_one_query, shots_of
 from fspo_jax.inference.personalizer import Personalizer, Written
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.models import lora, scoring, transformer
@@ -128,9 +129,7 @@ class UserFinetuning:
     ks, shots = self.settings.ks, self._shots(episodes)
     if shots < max(ks):
       raise ValueError(f"user_finetuning.ks={ks}, but the episodes have {shots} shots")
-    queries = {len(e.queries) for e in episodes}
-    if queries != {1}:
-      raise ValueError(f"expected episodes of one query each; found {sorted(queries)} queries")
+    check_one_query(episodes)
     found = np.full((shots + 1, len(episodes)), np.nan, np.float32)
     measured = episodes[: self.settings.episodes]
     if 0 in ks:
@@ -192,12 +191,10 @@ class UserFinetuning:
         yield _applied(self.settings, self.params, jax.tree.map(lambda x, i=i: x[i], trained))
 
   def _shots(self, episodes: Sequence[Episode]) -> int:
-    counts = {len(e.shots) for e in episodes}
-    if len(counts) != 1:
-      raise ValueError(f"expected episodes with equally many shots; found {sorted(counts)}")
+    count = shots_of(episodes)
     if not all(isinstance(shot, Preference) for e in episodes for shot in e.shots):
       raise ValueError("expected shots that are preferences; found pages, which compare nothing")
-    return counts.pop()
+    return count
 
   def _group(self, users: int) -> int:
     return min(self.settings.users_at_once, users)

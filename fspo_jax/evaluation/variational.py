@@ -17,7 +17,13 @@ from fspo_jax import sharding
 from fspo_jax.episodes import batching
 from fspo_jax.episodes.sampling import Episode, ShotsAsked
 from fspo_jax.episodes.templates import Layout
-from fspo_jax.evaluation.contenders import Margins, Models, fit_packing
+from fspo_jax.evaluation.contenders import (
+  Margins,
+  Models,
+  check_one_query,
+  fit_packing,
+  shots_of,
+)
 from fspo_jax.inference.personalizer import Written
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.models import scoring, transformer, vpl
@@ -49,10 +55,8 @@ class Variational:
     Args:
       episodes: with equally many shots and one query each.
     """
-    queries = {len(episode.queries) for episode in episodes}
-    if queries != {1}:
-      raise ValueError(f"expected episodes of one query each; found {sorted(queries)} queries")
-    shots = self._shots(episodes)
+    check_one_query(episodes)
+    shots = shots_of(episodes)
     found = np.full((shots + 1, len(episodes)), np.nan, np.float32)
     batches = self._batches([ShotsAsked(episodes.__getitem__)(i) for i in range(len(episodes))])
     alone = self._batches([dataclasses.replace(e, shots=()) for e in episodes])
@@ -87,7 +91,7 @@ class Variational:
   def offsets(self, episodes: Sequence[Episode]) -> Float[np.ndarray, "episodes D"]:
     """The offset of each user's embeddings, from all of their shots."""
     found = np.zeros((len(episodes), self.models.model.config.width), np.float32)
-    if self._shots(episodes) == 0:
+    if shots_of(episodes) == 0:
       return found  # the prior's mean
     shown = [dataclasses.replace(e, shots=(), queries=e.shots) for e in episodes]
     for here, pairs in self._batches(shown):
@@ -102,12 +106,6 @@ class Variational:
         )
       found[here] = np.asarray(values)[: len(here)]
     return found
-
-  def _shots(self, episodes: Sequence[Episode]) -> int:
-    counts = {len(episode.shots) for episode in episodes}
-    if len(counts) != 1:
-      raise ValueError(f"expected episodes with equally many shots; found {sorted(counts)}")
-    return counts.pop()
 
   def _batches(self, episodes: Sequence[Episode]) -> Iterator[tuple[list[int], batching.TreeBatch]]:
     """Episodes without shots, equally long; the last batch is filled up with the first ones."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fspo_jax.evaluation import active_questions
-from fspo_jax.evaluation.active_questions import STRATEGIES, Task, ask, information, swapped
+from fspo_jax.evaluation.active_questions import STRATEGIES, Task, ask, information
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds.reviews import ReviewsWorld
 from tests import tiny
@@ -46,7 +46,7 @@ def _task(user, *, targets=("a",)):
   answers = tuple(bool(_first(p)[user] > 0.5) for p in pool)
   asked = tuple(_pair(about, 10 + i) for i, about in enumerate(targets))
   test = _pair("a", 20)
-  return Task(f"user {user}", pool, answers, asked, (test if USERS[user, 0] else swapped(test),))
+  return Task(f"user {user}", pool, answers, asked, (test if USERS[user, 0] else test.swapped(),))
 
 
 def test_asks_what_tells_most():
@@ -70,7 +70,7 @@ def test_asks_nothing_twice_and_keeps_what_it_was_told():
   assert sorted(found.questions[0]) == [0, 1, 2, 3]
   (told,) = seen[-1]  # at the last test
   pool, answers = _task(2).pool, _task(2).answers
-  expected = [pool[i] if answers[i] else swapped(pool[i]) for i in found.questions[0]]
+  expected = [pool[i] if answers[i] else pool[i].swapped() for i in found.questions[0]]
   assert list(told) == expected
 
 
