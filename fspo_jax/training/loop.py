@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import logging
 import math
@@ -26,10 +25,6 @@ _LOG = logging.getLogger(__name__)
 # The policy's own forward pass against the reference's is the same program on the same numbers;
 # this leaves room for nothing but a different order of sums.
 _STEP0_TOLERANCE = 1e-3  # nats
-
-StepFn = Callable[
-  [step_lib.TrainState, Any, batching.TreeBatch], tuple[step_lib.TrainState, step_lib.Metrics]
-]
 
 
 class TrainingError(RuntimeError):
@@ -96,7 +91,7 @@ class Stage:
 
   name: str
   directory: pathlib.Path
-  step: StepFn
+  step: step_lib.StepFn
   objective: step_lib.Objective
   optimizer: optax.GradientTransformation
   rows: batching.Rows

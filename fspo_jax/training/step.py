@@ -107,6 +107,10 @@ class TrainState(NamedTuple):
   opt_state: Any
 
 
+# One update: (state, reference params, batch) -> (state, metrics).
+StepFn = Callable[[TrainState, Any, TreeBatch], tuple[TrainState, Metrics]]
+
+
 def pair_log_ratios(
   policy: scoring.SegmentScores,
   reference: scoring.SegmentScores,
@@ -244,7 +248,7 @@ def make_step(
   *,
   vocab_chunk: int,
   accumulate: int,
-) -> Callable[[TrainState, Any, TreeBatch], tuple[TrainState, Metrics]]:
+) -> StepFn:
   """The jitted step (state, reference params, batch) -> (state, metrics).
 
   Args:
@@ -320,12 +324,23 @@ def make_step(
       )
       zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       (grads, metrics), _ = jax.lax.scan(body, zeros, parts)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics["grad_norm"] = optax.global_norm(grads)
-    metrics["update_norm"] = optax.global_norm(updates)
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return updated(state, grads, metrics, optimizer)
 
+  return on_mesh(step, mesh)
+
+
+def updated(
+  state: TrainState, grads: Any, metrics: Metrics, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Metrics]:
+  """The state after a gradient, and the metrics with the norms of it and of the update."""
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
+  return TrainState(state.step + 1, params, opt_state), metrics | norms
+
+
+def on_mesh(step: StepFn, mesh: jax.sharding.Mesh) -> StepFn:
+  """The step, jitted, on a mesh; it donates the state."""
   jitted = jax.jit(step, donate_argnums=0)
 
   def run(state: TrainState, reference_params: Any, batch: TreeBatch) -> tuple[TrainState, Metrics]:

@@ -18,12 +18,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import optax
 
-from fspo_jax import sharding
 from fspo_jax.episodes.batching import TreeBatch
 from fspo_jax.episodes.templates import Kind
 from fspo_jax.models import scoring, transformer, vpl
 from fspo_jax.training import step as step_lib
-from fspo_jax.training.loop import StepFn
 
 
 def pair_features(
@@ -56,7 +54,7 @@ def make_step(
   shots: int,
   steps: int,
   seed: int,
-) -> StepFn:
+) -> step_lib.StepFn:
   """The jitted step (state, reference params, batch) -> (state, metrics).
 
   Args:
@@ -114,18 +112,6 @@ def make_step(
     grads, metrics = jax.grad(loss, has_aux=True)(
       state.params, reference_params, batch, key, kl_weight
     )
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics["grad_norm"] = optax.global_norm(grads)
-    metrics["update_norm"] = optax.global_norm(updates)
-    return step_lib.TrainState(state.step + 1, params, opt_state), metrics
+    return step_lib.updated(state, grads, metrics, optimizer)
 
-  jitted = jax.jit(step, donate_argnums=0)
-
-  def run(
-    state: step_lib.TrainState, reference_params: Any, batch: TreeBatch
-  ) -> tuple[step_lib.TrainState, step_lib.Metrics]:
-    with sharding.use(mesh):
-      return jitted(state, reference_params, batch)
-
-  return run
+  return step_lib.on_mesh(step, mesh)
