@@ -13,8 +13,7 @@ of the embedded worlds learns these from six kinds of document, each of them an 
 - pages: several responses by one author, who is described after each of them; no pairs and no
   labels, but what many texts have in common
 - knowledge: what anybody knows of a domain, as which subject a concept belongs to
-- wishes: people, and in a word what each would like; in domains where taste decides what is said,
-  and not only how
+- wishes: people, and in a word what each would like, where a word can tell it
 
 Nothing of it is about evaluation users. Of unseen topics there is general knowledge alone: a model
 that never met a word cannot know what it is about, and a real one has met them all.
@@ -22,8 +21,10 @@ that never met a word cannot know what it is about, and a real one has met them 
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class Phase:
     readings: The same.
     pages: The same.
     knowledge: The same; worlds that have none give the other kinds.
-    wishes: The same.
+    wishes: The same as knowledge.
     worlds: How often each world is drawn, in their order; only the ratios count.
     best: Whether answers are what the user likes best of all, or of what their question offers:
       instructions that leave less open.
@@ -168,12 +169,7 @@ class PretrainingEpisodes:
     """Document `index`."""
     rng = np.random.default_rng([self.seed, index])
     phase = self.mixture.phase(index)
-    if len(set(phase.worlds)) == 1:
-      # Another use of the generator than `choice`: the same documents as before phases had worlds,
-      # of which the README's figures are.
-      which = int(rng.integers(len(self.worlds)))
-    else:
-      which = int(rng.choice(len(self.worlds), p=np.divide(phase.worlds, sum(phase.worlds))))
+    which = int(rng.choice(len(self.worlds), p=np.divide(phase.worlds, sum(phase.worlds))))
     world, pairs = self.worlds[which], self.mixture.pairs[which]
     writer = _Writer(world, rng, self.mixture.rationality)
     weights = np.asarray(phase.weights)
@@ -211,7 +207,7 @@ class _Writer:
   def answers(self, count: int, *, best: bool) -> Episode:
     """Questions and answers to the user's taste."""
     queries = []
-    for prompt in self._prompts(count):
+    for prompt in self._balanced(count) if best else self._prompts(count):
       if best:
         answer = self.world.best_response(self.rng, self.user, prompt)
         other = int(self.rng.integers(self.world.kinds(prompt)))
@@ -251,10 +247,15 @@ class _Writer:
     """What each of some training users would like."""
     users = self.world.users("train")
     drawn = [users[i] for i in self.rng.integers(len(users), size=count)]
-    wishes = [self.world.wishes(user) for user in drawn]
-    # One of what is liked equally.
-    chosen = [own[self.rng.integers(len(own))] for own in wishes]
-    return self._episode(shots=[Page(*wish) for wish in chosen])
+    return self._episode(shots=[Page(*self._wish(user)) for user in drawn])
+
+  def _wish(self, user: Any) -> tuple[str, str]:
+    """One of a user's wishes, each answer as likely: the seldom ones must be looked up."""
+    asked: dict[str, list[str]] = collections.defaultdict(list)
+    for question, answer in self.world.wishes(user):
+      asked[answer].append(question)
+    answer = list(asked)[self.rng.integers(len(asked))]
+    return asked[answer][self.rng.integers(len(asked[answer]))], answer
 
   def _episode(
     self,
@@ -276,6 +277,20 @@ class _Writer:
       topic = self.topics[self.rng.integers(len(self.topics))]
       found[self.world.write_question(self._choose, topic)] = None
     return list(found)
+
+  def _balanced(self, count: int) -> list[str]:
+    """Distinct questions on training topics, about as many of each kind that the user likes best.
+
+    A taste that seldom matters is an instruction all the same: a base that answers as is mostly
+    liked would be right nearly always, and would not have to read on.
+    """
+    tastes = self.world.tastes([self.user])[0]
+    of_kind: dict[int, list[str]] = collections.defaultdict(list)
+    for prompt in self._prompts(4 * count):
+      of_kind[int(self.world.kind_rewards(tastes, prompt).argmax())].append(prompt)
+    rounds = itertools.zip_longest(*of_kind.values())
+    found = [prompt for round_ in rounds for prompt in round_ if prompt is not None][:count]
+    return [found[i] for i in self.rng.permutation(count)]
 
   def _write(self, prompt: str, kind: int) -> str:
     return self.world.write_response(self._choose, prompt, kind)

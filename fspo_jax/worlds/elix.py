@@ -334,6 +334,19 @@ class ElixWorld(KindsWorld[Learner]):
       for concept in concepts
     )
 
+  def wishes(self, user: Learner) -> tuple[tuple[str, str], ...]:
+    """The learner, and their level for every training concept, whose subject is named or not."""
+    known = describe(user)
+    found = []
+    for concept in self.topics("train"):
+      subject = elix_text.topic(concept)[1]
+      level = user.levels[subject]
+      if level is not None:
+        for place in ("", f" in {SUBJECTS[subject]}"):
+          question = f"{known} At what level should {concept}{place} be explained?"
+          found.append((question, LEVELS[level]))
+    return tuple(found)
+
   def tastes(self, users: Sequence[Learner]) -> Float[np.ndarray, "users subjects"]:
     """The level of each user in each subject; nan where it is unknown."""
     return np.array([user.levels for user in users], np.float64).reshape(-1, len(SUBJECTS))

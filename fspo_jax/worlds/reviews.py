@@ -268,8 +268,11 @@ class ReviewsWorld:
     return self.view(prompt, kind)
 
   def knowledge(self) -> tuple[tuple[str, str], ...]:
-    """None: whether a movie is any good is a matter of taste."""
-    return ()
+    """What every marker says: "positive" is said by "won me over"."""
+    return tuple(
+      (f"What do the words {marker!r} say?", reviews_descriptions.word(attribute, value))
+      for attribute, value, marker in reviews_text.markers()
+    )
 
   def wishes(self, user: Tastes) -> tuple[tuple[str, str], ...]:
     """None: see `World.wishes`."""

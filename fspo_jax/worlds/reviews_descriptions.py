@@ -173,6 +173,11 @@ def view(kind: int) -> str:
   return ", ".join(map(tuple.__getitem__, _WORDINGS, COMBINATIONS[kind]))
 
 
+def word(attribute: int, value: int) -> str:
+  """How views and descriptions name a value of an attribute: "positive"."""
+  return _WORDINGS[attribute][value]
+
+
 def read_view(text: str) -> int | None:
   """The inverse of `view`, of any text; None if it does not name one value of each attribute."""
   values = description_tastes(text)

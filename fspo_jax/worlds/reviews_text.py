@@ -16,7 +16,7 @@ read and write them within a minute on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import itertools
 import re
 
@@ -133,6 +133,14 @@ TEMPLATES = (
   "Tell me about {}.",
 )
 QUESTION_COUNT = len(TITLES) * len(TEMPLATES)
+
+
+def markers() -> Iterator[tuple[int, int, str]]:
+  """The (attribute, value, phrase) of every marker."""
+  for attribute, values in _MARKERS.items():
+    for value, phrases in enumerate(values):
+      for phrase in phrases:
+        yield attribute, value, phrase
 
 
 def question(index: int) -> str:

@@ -109,13 +109,14 @@ class World(Protocol[UserT]):
   def knowledge(self) -> Sequence[tuple[str, str]]:
     """Questions and answers of general knowledge, on topics of both splits; none of any user.
 
-    What anybody knows of the domain before they meet its users, as what radioactivity belongs to.
+    What anybody knows of the domain before they meet its users, as what radioactivity belongs to,
+    or that "won me over" is praise.
     """
 
   def wishes(self, user: UserT) -> Sequence[tuple[str, str]]:
     """What is known of a user, and each of the things that they would like best, in a word.
 
-    None where tastes are about how something is said, which only a whole response shows.
+    None where no word can tell it.
     """
 
   def tastes(self, users: Sequence[UserT]) -> Float[np.ndarray, "users tastes"]:

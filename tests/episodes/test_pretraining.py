@@ -18,7 +18,7 @@ from fspo_jax.episodes.pretraining import (
 )
 from fspo_jax.episodes.sampling import Page
 from fspo_jax.preferences import Preference
-from fspo_jax.worlds import roleplay_text
+from fspo_jax.worlds import elix_text, roleplay_text
 from fspo_jax.worlds.elix import ElixWorld
 from fspo_jax.worlds.reviews import ReviewsWorld
 from fspo_jax.worlds.roleplay import RoleplayWorld
@@ -72,13 +72,8 @@ def test_documents_are_a_function_of_seed_and_index_in_the_mixtures_proportions(
   found = [episodes(i) for i in range(1200)]
   assert found[7] == episodes(7) != PretrainingEpisodes(WORLDS, MIXTURE, ITEMS, seed=1)(7)
   counts = collections.Counter(map(_kind_of, found))
-  # Two worlds of three have knowledge; the third shares its part out among the other kinds. Wishes
-  # have no weight.
-  share = PHASE.knowledge / sum(PHASE.weights)
   for kind, weight in zip(KINDS, PHASE.weights, strict=True):
-    known = 2 / 3 * weight / sum(PHASE.weights)
-    other = 0 if kind == "knowledge" else known / 2 / (1 - share)
-    assert counts[kind] / 1200 == pytest.approx(known + other, abs=0.05)
+    assert counts[kind] / 1200 == pytest.approx(weight / sum(PHASE.weights), abs=0.05)
   for kind in ("labels", "pages"):
     assert {len(e.shots) for e in found if _kind_of(e) == kind} == set(PAIRS)
   assert {len(e.shots) for e in found if _kind_of(e) == "readings"} == {5 + 10}
@@ -212,9 +207,42 @@ def test_each_phase_has_its_own_documents():
   assert counts[True] / 200 == pytest.approx(0.25, abs=0.08)
 
 
+def test_what_a_world_has_not_it_gives_to_the_other_kinds():
+  """Reviews have no wishes."""
+  weights = dict.fromkeys(KINDS, 0.0) | {"answers": 0.25, "labels": 0.25, "wishes": 0.5}
+  phase = Phase(start=0, **weights, worlds=(1,), best=False)
+  episodes = PretrainingEpisodes(WORLDS[:1], Mixture((phase,), PAIRS[:1], 2.2), ITEMS, seed=0)
+  counts = collections.Counter(_kind_of(episodes(i)) for i in range(400))
+  assert counts["answers"] / 400 == pytest.approx(0.5, abs=0.07)
+  assert counts["answers"] + counts["labels"] == 400
+
+
+def test_learners_wishes_are_their_levels_however_seldom():
+  """Two subjects of eleven have levels of their own, and are asked about in half of the wishes."""
+  world = WORLDS[1]
+  lone = []
+  for episode in map(_only("wishes", (world,)), range(30)):
+    for page in episode.shots:
+      user = world.read(page.prompt.partition(". At what level")[0])
+      subject = elix_text.topic(page.prompt)[1]
+      assert page.response == elix_text.LEVELS[user.levels[subject]]
+      lone.append(subject in user.exceptions)
+  # Of the levels that a learner has, two of three or one of two are those of single subjects.
+  assert np.mean(lone) == pytest.approx((330 * 2 / 3 + 220 / 2) / 550, abs=0.08)
+
+
+def test_the_best_answers_are_to_seldom_tastes_as_often():
+  lone = []
+  for episode in map(_only("answers", WORLDS[1:2], best=True), range(60)):
+    user = WORLDS[1].read(episode.description)
+    assert len({query.prompt for query in episode.queries}) == len(episode.queries) == 12
+    lone += [elix_text.topic(query.prompt)[1] in user.exceptions for query in episode.queries]
+  # At random it would be 2 / 11.
+  assert 0.45 < np.mean(lone) < 0.65
+
+
 def test_wishes_are_what_nothing_is_better_than():
-  """Only personas have them: what they say of somebody is enough to know what they like best."""
-  assert not any(world.wishes(world.users("train")[0]) for world in WORLDS[:2])
+  """What is said of a persona is enough to know what they like best."""
   world = WORLDS[2]
   episode = _only("wishes", (world,))(0)
   assert len(episode.shots) == ITEMS and episode.description is None

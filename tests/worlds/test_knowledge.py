@@ -4,8 +4,10 @@
 
 import pytest
 
+from fspo_jax.worlds import reviews_descriptions, reviews_text
 from fspo_jax.worlds.elix import ElixWorld
 from fspo_jax.worlds.reviews import ReviewsWorld
+from fspo_jax.worlds.reviews_descriptions import COMBINATION_INDEX
 from fspo_jax.worlds.roleplay import RoleplayWorld
 
 WORLDS = ReviewsWorld(), ElixWorld(), RoleplayWorld()
@@ -37,3 +39,17 @@ def test_who_likes_a_view_is_known_by_any_wording():
     prompt = world.write_question(lambda n: 0, topic)
     for kind in range(world.kinds(prompt)):
       assert known[f"Who likes to {world.view(prompt, kind)}?"] == world.reading(prompt, kind)
+
+
+def test_what_a_marker_says_is_what_is_read_from_it():
+  world = ReviewsWorld()
+  for question, said in world.knowledge():
+    marker = question.removeprefix("What do the words '").removesuffix("' say?")
+    values = reviews_text.parse(marker)
+    (attribute,) = (a for a, v in enumerate(values) if v is not None and a != 1)  # 1: the length
+    assert reviews_descriptions.word(attribute, values[attribute]) == said
+    assert said in world.reading("", COMBINATION_INDEX[_with(attribute, values[attribute])])
+
+
+def _with(attribute, value):
+  return tuple(value if a == attribute else 0 for a in range(len(reviews_text.NAMES)))
