@@ -68,11 +68,11 @@ def worlds_base_continued(seed: int = 1, world_seed: int = 0) -> ml_collections.
   """
   c = worlds_base(seed, world_seed)
   c.stages = ("base", "sft")
-  c.pretraining.phases = ((0, (0.35, 0.03, 0.26, 0.04, 0.12, 0.2), (6, 7, 3), True),)
+  c.pretraining.phases = ((0, (0.42, 0.04, 0.24, 0.06, 0.12, 0.12), (6, 4, 6), True),)
   c.sft.optimizer.learning_rate = 2e-3
   c.sft.optimizer.adam_learning_rate = 1.6e-3
   c.sft.optimizer.decay_fraction = 0.6
-  c.sft.steps = 3_500
+  c.sft.steps = 2_600
   return c
 
 

@@ -26,4 +26,4 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$ROOT/.cache/jax}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 # A file's tests share what they compile, so they stay in one process.
 "$VENV/bin/python" -m pytest -c tests/pytest.ini --rootdir="$ROOT" \
-  -n "${FSPO_TEST_WORKERS:-2}" --dist loadfile "$@"
+  -n "${FSPO_TEST_WORKERS:-2}" --dist loadfile --durations=20 "$@"

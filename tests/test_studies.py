@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import runpy
 
 import pytest
 
@@ -100,3 +101,53 @@ def test_users_are_asked(run):
       assert len(summary["accuracy"]) == 3
   assert record["scale"] > 0
   assert _record(run, "questions", *arguments)["model"] == record["model"]
+
+
+@pytest.fixture(scope="module")
+def of_a_set(run, tmp_path_factory):
+  """A finished run of FSPO on a set that is diverse, but not coherent."""
+  path = tmp_path_factory.mktemp("ablation") / "no_coherence"
+  changes = {"preference__row_tokens": 1536, "preference__scored_tokens": 1280}
+  changes["stages"] = ("synthesis", "base", "preference")
+  name = "no_coherence,roleplay", "ablations/synthesis"
+  tiny_base.run_row(run.parent / "base", path, *name, **changes)
+  return path
+
+
+def test_runs_meet_people_whom_nobody_made_them_for(of_a_set, tmp_path):
+  """Two names of one run: the same people ask the same, so that the answers are the same."""
+  (tmp_path / "again").symlink_to(of_a_set)
+  runs = f"--workdirs={of_a_set},{tmp_path / 'again'}"
+  small = ("--episodes=6", "--win_rate_users=2", f"--out={tmp_path}")
+  with _study("transfer", runs, *small) as study:
+    study["main"](["transfer"])
+  record = json.loads((tmp_path / "transfer.json").read_text())["runs"]
+  assert record["again"] == record["no_coherence"]
+  found = record["no_coherence"]
+  assert found["world"] == "roleplay" and found["dropped_shots"] == 0
+  assert set(found["accuracy"]["fspo"]) == {str(k) for k in range(9)}
+  assert found["win_rate"]["fspo"]["users"] == 2
+  assert (tmp_path / "transfer.png").stat().st_size > 5_000
+
+
+def test_a_run_without_a_shifted_world_is_refused(run, tmp_path):
+  with (
+    _study("transfer", f"--workdirs={run}", f"--out={tmp_path}") as study,
+    pytest.raises(ValueError, match="found the world 'reviews'"),
+  ):
+    study["main"](["transfer"])
+
+
+def test_the_variants_are_what_they_say(of_a_set):
+  """The flaws of the writers and the judge are the same for all four."""
+  get_config = runpy.run_path(str(tiny.REPO / "experiments/ablations/synthesis.py"))["get_config"]
+  made = {name: get_config(name).synthesis for name in ("full", "no_diversity", "no_coherence")}
+  made["neither"] = get_config("neither,elix").synthesis
+  assert len({str(found.flaws) for found in made.values()}) == 1
+  diverse = {name for name, found in made.items() if found.set.steering == "views"}
+  assert diverse == {name for name, found in made.items() if len(found.set.models) == 3}
+  coherent = {name for name, found in made.items() if found.set.refine}
+  assert coherent == {name for name, found in made.items() if found.set.both_orders}
+  assert (diverse, coherent) == ({"full", "no_coherence"}, {"full", "no_diversity"})
+  with pytest.raises(ValueError, match="found 'half' after the colon"):
+    get_config("half")

@@ -6,9 +6,10 @@ import runpy
 
 from fspo_jax import base as base_lib
 from fspo_jax import config as config_lib
-from fspo_jax import recipe
+from fspo_jax import data, recipe
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.models import transformer
+from fspo_jax.synthesis import pipeline
 from fspo_jax.workdir import Workdir
 from tests import tiny
 
@@ -33,9 +34,9 @@ def make(path, **changes):
   return found
 
 
-def run_row(path, workdir, method):
-  """Runs a row of the tables from a base's folder; its results."""
-  found = runpy.run_path(str(tiny.REPO / "experiments/methods.py"))["get_config"](method)
+def run_row(path, workdir, method, experiment="methods", **more):
+  """Runs a row of the tables or of another experiment from a base's folder; its results."""
+  found = runpy.run_path(str(tiny.REPO / f"experiments/{experiment}.py"))["get_config"](method)
   changes = {
     "base": str(path),
     **{f"model.{key}": value for key, value in SHAPE.items()},
@@ -68,7 +69,17 @@ def run_row(path, workdir, method):
       "on_policy.closeness": "characters",  # a random model names no taste
       "evaluation.rat_episodes": 2,
     }
+  if "synthesis" in found.stages:
+    made = {"users": 30, "questions": 60, "responses": 6, "pairs": 30}
+    changes |= {f"synthesis.set.{key}": value for key, value in made.items()}
+  changes |= {key.replace("__", "."): value for key, value in more.items()}
   with found.ignore_type():
     found.update_from_flattened_dict(changes)
-  recipe.Recipe(recipe.make_plan(found), Workdir(workdir, recipe.as_json(found))).run()
-  return results_lib.read(workdir / "results.json")
+  work, made = Workdir(workdir, recipe.as_json(found)), None
+  if "synthesis" in found.stages:
+    factory = data.make_factory(found)
+    made = pipeline.set_path(factory, work.path)
+    with work.running("synthesis"):
+      pipeline.run(factory, work.path)
+  recipe.Recipe(recipe.make_plan(found, made), work).run()
+  return results_lib.read(workdir / "results.json") if "evaluate" in found.stages else None
