@@ -22,9 +22,10 @@ def get_config() -> ml_collections.ConfigDict:
   c = presets.from_base("roleplay")
   c.synthesis.set.pairs = 120
   c.synthesis.set.responses = 48
-  c.preference.steps = 800
+  c.preference.steps = 700
   c.evaluation.methods = ("base", "fewshot_prompted", "oracle", "fspo")
-  c.evaluation.known_prompts = True  # twice the evaluation: fewer of its slow parts
+  c.evaluation.known_prompts = True  # twice the evaluation: less of each
+  c.evaluation.episodes = 600
   c.evaluation.rat_episodes = 0
   c.evaluation.win_rate_users = 60
   return c
