@@ -6,6 +6,7 @@ import dataclasses
 import json
 import runpy
 
+from absl import app
 import pytest
 
 from fspo_jax import recipe
@@ -121,10 +122,10 @@ def test_runs_meet_people_whom_nobody_made_them_for(of_a_set, tmp_path):
   small = ("--episodes=6", "--win_rate_users=2", f"--out={tmp_path}")
   with _study("transfer", runs, *small) as study:
     study["main"](["transfer"])
-  record = json.loads((tmp_path / "transfer.json").read_text())["runs"]
-  assert record["again"] == record["no_coherence"]
-  found = record["no_coherence"]
-  assert found["world"] == "roleplay" and found["dropped_shots"] == 0
+  record = json.loads((tmp_path / "transfer.json").read_text())
+  found = record["runs"]["no_coherence"]
+  assert record["runs"]["again"] == found
+  assert record["world"] == "roleplay" and found["dropped_shots"] == 0
   assert set(found["accuracy"]["fspo"]) == {str(k) for k in range(9)}
   assert found["win_rate"]["fspo"]["users"] == 2
   assert (tmp_path / "transfer.png").stat().st_size > 5_000
@@ -133,7 +134,7 @@ def test_runs_meet_people_whom_nobody_made_them_for(of_a_set, tmp_path):
 def test_a_run_without_a_shifted_world_is_refused(run, tmp_path):
   with (
     _study("transfer", f"--workdirs={run}", f"--out={tmp_path}") as study,
-    pytest.raises(ValueError, match="found the world 'reviews'"),
+    pytest.raises(app.UsageError, match="found the world 'reviews'"),
   ):
     study["main"](["transfer"])
 

@@ -70,8 +70,8 @@ def run_row(path, workdir, method, experiment="methods", **more):
       "evaluation.rat_episodes": 2,
     }
   if "synthesis" in found.stages:
-    made = {"users": 30, "questions": 60, "responses": 6, "pairs": 30}
-    changes |= {f"synthesis.set.{key}": value for key, value in made.items()}
+    small = {"users": 30, "questions": 60, "responses": 6, "pairs": 30}
+    changes |= {f"synthesis.set.{key}": value for key, value in small.items()}
   changes |= {key.replace("__", "."): value for key, value in more.items()}
   with found.ignore_type():
     found.update_from_flattened_dict(changes)

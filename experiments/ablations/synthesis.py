@@ -7,7 +7,7 @@ FSPO from the base on each; `:VARIANT,WORLD` picks one, of 'roleplay' (the defau
 
   full          responses from many viewpoints by three writers; descriptions refined until they
                 determine the labels, which are asked for in both orders
-  no_diversity  responses by one writer of low temperature, for nobody in particular
+  no_diversity  responses by one writer of temperature 0.5, for nobody in particular
   no_coherence  labels by the first, vague description, in one order, length not excused
   neither       both
 

@@ -14,6 +14,7 @@ trained on a world and tested on its shifted one meets
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -24,9 +25,11 @@ import numpy as np
 from fspo_jax.worlds import elix, roleplay
 from fspo_jax.worlds.elix_text import LEVELS, SUBJECTS
 from fspo_jax.worlds.kinds import KindsWorld
+from fspo_jax.worlds.roleplay_text import DIMENSIONS
 from fspo_jax.worlds.world import Choose, Split
 
-_NOISE = 0.15  # of labels
+_USERS = 300
+_NOISE = 0.15  # of labels; the worlds' own is 0.05
 
 _BEFORE = ("Hey! ", "Hi there. ", "Quick one: ", "Sorry to bother you. ", "One more thing. ", "")
 _AFTER = (" Thanks!", " Cheers.", " No rush.", " Just curious.", "")
@@ -40,16 +43,24 @@ def _one_of(choose: Choose, words: Sequence[str]) -> str:
 class _Chat(KindsWorld[Any]):
   """What shifted worlds share: nobody to train on, unseen topics, and the words of a chat."""
 
-  @property
-  def everybody(self) -> tuple[Any, ...]:
-    """The users, all of them unseen."""
-    raise NotImplementedError
+  @abc.abstractmethod
+  def _outsider(self, rng: np.random.Generator) -> Any:
+    """A random user whom the world's prior has not."""
+
+  @functools.cached_property
+  def _everybody(self) -> tuple[Any, ...]:
+    rng = np.random.default_rng([self.seed, 2])
+    found: dict[str, Any] = {}
+    while len(found) < _USERS:
+      user = self._outsider(rng)
+      found[self.user_id(user)] = user
+    return tuple(found.values())
 
   def users(self, split: Split) -> tuple[Any, ...]:
     """All users, of the split `unseen`; ValueError for any other."""
     if split != "unseen":
       raise ValueError(f"split: found {split!r}, expected 'unseen': nobody is trained on here.")
-    return self.everybody
+    return self._everybody
 
   def question(self, rng: np.random.Generator) -> str:
     """A random prompt about an unseen topic."""
@@ -74,19 +85,14 @@ class ShiftedRoleplay(_Chat, roleplay.RoleplayWorld):
 
   label_noise: float = _NOISE
 
-  @functools.cached_property
-  def everybody(self) -> tuple[roleplay.Persona, ...]:
-    """The personas."""
-    rng = np.random.default_rng([self.seed, 2])
-    found = {}
-    for person in roleplay.population()[:300]:
-      weights = rng.choice((-1, 1), size=len(person.weights))
-      if rng.random() < 0.5:
-        weights[rng.integers(len(weights))] = 0
-      weights[rng.choice(np.flatnonzero(weights))] *= 2
-      persona = dataclasses.replace(person, weights=tuple(weights.tolist()))
-      found[self.user_id(persona)] = persona
-    return tuple(found.values())
+  def _outsider(self, rng: np.random.Generator) -> roleplay.Persona:
+    people = roleplay.population()
+    weights = rng.choice((-1, 1), size=len(DIMENSIONS))
+    if rng.random() < 0.5:
+      weights[rng.integers(len(weights))] = 0
+    weights[rng.choice(np.flatnonzero(weights))] *= 2
+    # Demographics are anybody's: they never decide tastes.
+    return dataclasses.replace(people[rng.integers(len(people))], weights=tuple(weights.tolist()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,24 +101,16 @@ class ShiftedElix(_Chat, elix.ElixWorld):
 
   label_noise: float = _NOISE
 
-  @functools.cached_property
-  def everybody(self) -> tuple[elix.Learner, ...]:
-    """The learners."""
-    rng = np.random.default_rng([self.seed, 2])
-    found = {}
-    while len(found) < 300:
-      levels = np.full(len(SUBJECTS), rng.integers(len(LEVELS)))
-      own = rng.choice(len(SUBJECTS), 3, replace=False)
-      levels[own] += rng.integers(1, len(LEVELS), size=3)
-      learner = elix.Learner(tuple((levels % len(LEVELS)).tolist()))
-      found[self.user_id(learner)] = learner
-    return tuple(found.values())
+  def _outsider(self, rng: np.random.Generator) -> elix.Learner:
+    levels = np.full(len(SUBJECTS), rng.integers(len(LEVELS)))
+    own = rng.choice(len(SUBJECTS), 3, replace=False)
+    levels[own] += rng.integers(1, len(LEVELS), size=3)
+    return elix.Learner(tuple((levels % len(LEVELS)).tolist()))
 
 
 def shifted(world: KindsWorld[Any]) -> KindsWorld[Any]:
   """A world of the same seed, shifted; ValueError for the reviews world, which has no topics."""
-  if isinstance(world, roleplay.RoleplayWorld):
-    return ShiftedRoleplay(seed=world.seed, unseen_topics=world.unseen_topics)
-  if isinstance(world, elix.ElixWorld):
-    return ShiftedElix(seed=world.seed, unseen_topics=world.unseen_topics)
+  for kind, other in ((roleplay.RoleplayWorld, ShiftedRoleplay), (elix.ElixWorld, ShiftedElix)):
+    if isinstance(world, kind):
+      return other(world.seed, world.candidates, unseen_topics=world.unseen_topics)
   raise ValueError(f"found the world {world.name!r}, expected 'elix' or 'roleplay'")
