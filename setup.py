@@ -7,8 +7,10 @@ import pathlib
 import setuptools
 
 README = pathlib.Path(__file__).parent / "README.md"
-# The pipeline on a cluster, language models behind HTTP, the data sets that come as parquet.
+# The pipeline on a cluster, tokenizers and chat templates of other models, language models behind
+# HTTP, the data sets that come as parquet.
 BEAM = ["apache-beam>=2.77.0"]
+HF = ["jinja2>=3.1.6", "tokenizers>=0.22.0"]
 LLM = ["openai>=3.54.0"]
 PARQUET = ["pyarrow>=18.0.0"]
 
@@ -50,10 +52,12 @@ setuptools.setup(
   extras_require={
     "beam": BEAM,
     "embed": ["sentence-transformers>=5.0.0"],
+    "hf": HF,
     "llm": LLM,
     "parquet": PARQUET,
     "dev": [
       *BEAM,
+      *HF,
       *LLM,
       *PARQUET,
       "hypothesis>=6.140.0",

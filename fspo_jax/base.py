@@ -78,7 +78,7 @@ class Base:
   @property
   def formatter(self) -> Formatter:
     """The text-to-tokens that it was trained with."""
-    return Formatter(self.tokenizer, config_lib.template(self.config))
+    return config_lib.formatter(self.config, self.tokenizer)
 
 
 def load(directory: str | os.PathLike[str], mesh: jax.sharding.Mesh) -> Base:
@@ -137,7 +137,9 @@ def check_fits(base: ml_collections.ConfigDict, c: ml_collections.ConfigDict) ->
     BaseError: another shape of model, template, or other users and topics kept unseen.
   """
   differ = [f"model.{key}" for key in SHAPE_KEYS if base.model[key] != c.model[key]]
-  differ += [key for key in ("template", "world_seed") if base[key] != c[key]]
+  # Bases that are older than chat templates have no such keys.
+  chat = ("chat",) if base.template == c.template == "chat" else ()
+  differ += [key for key in ("template", *chat, "world_seed") if base[key] != c[key]]
   if differ:
     there, here = ({key: _get(config, key) for key in differ} for config in (base, c))
     raise BaseError(f"base={c.base!r}: was made with {there}, found {here} here")

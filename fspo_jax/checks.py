@@ -58,6 +58,33 @@ def _check_stages(stages: tuple[str, ...]) -> None:
     raise ValueError(f"stages={stages}: a base has its own tokenizer; leave one of the two out")
 
 
+def _check_template(c: ml_collections.ConfigDict) -> None:
+  """Refuses templates that there are not, and those that a tokenizer made here has not."""
+  if c.template not in config_lib.TEMPLATES:
+    raise ValueError(f"template={c.template!r} is not one of {sorted(config_lib.TEMPLATES)}")
+  trained = "tokenizer" in c.stages and not c.tokenizer.path
+  if c.template == "chat" and trained:
+    raise ValueError(
+      "template='chat': found a tokenizer that is trained here, which has no chat template; "
+      "expected tokenizer.path, or the stage 'base'"
+    )
+  if c.template == "markers" and c.tokenizer.path:
+    raise ValueError(
+      f"template='markers' and tokenizer.path={c.tokenizer.path!r}: the markers are tokens of "
+      "tokenizers that are trained here; expected 'headings' or 'chat'"
+    )
+  if c.template != "chat" and (c.chat.system or c.chat.date):
+    raise ValueError(
+      f"template={c.template!r}: found chat.system={c.chat.system!r} and chat.date="
+      f"{c.chat.date!r}, expected '': they are of the template 'chat'"
+    )
+  if c.tokenizer.path and "tokenizer" not in c.stages:
+    raise ValueError(
+      f"tokenizer.path={c.tokenizer.path!r} and stages={tuple(c.stages)}: expected 'tokenizer', "
+      "the stage that reads it"
+    )
+
+
 def settings(c: ml_collections.ConfigDict) -> evaluate.Settings:
   """How the evaluation is done; ValueError naming the keys of what is impossible."""
   names = [field.name for field in dataclasses.fields(evaluate.Settings)]
@@ -92,7 +119,7 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
       f"base='published': found no {base.PUBLISHED}, expected the base that comes with the "
       "package; 'scratch' pretrains one"
     )
-  config_lib.template(c)
+  _check_template(c)
   config_lib.transformer(c, c.tokenizer.vocab_size)
   if c.model.roles and c.model.roles < len(Role):
     raise ValueError(f"model.roles={c.model.roles} is neither 0 nor at least {len(Role)}")

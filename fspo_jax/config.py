@@ -12,10 +12,12 @@ import dataclasses
 
 import ml_collections
 
+from fspo_jax.episodes import chat
 from fspo_jax.episodes.batching import Packing
 from fspo_jax.episodes.pretraining import Mixture, Phase
 from fspo_jax.episodes.sampling import Curriculum
-from fspo_jax.episodes.templates import HEADINGS, MARKERS, Layout, Template
+from fspo_jax.episodes.templates import HEADINGS, MARKERS, Formatter, Layout
+from fspo_jax.episodes.tokenizers import Tokenizer
 from fspo_jax.models.transformer import TransformerConfig
 from fspo_jax.synthesis.quality import Gate
 from fspo_jax.synthesis.settings import Model, Settings
@@ -26,7 +28,8 @@ from fspo_jax.training.step import Objective
 
 DATA_NAMES = ("reviews", "synthetic", "user_set", "jsonl", "alpaca_styles", "ukp", "pretraining")
 STAGES = ("synthesis", "base", "tokenizer", "sft", "preference", "evaluate")
-TEMPLATES = {"markers": MARKERS, "headings": HEADINGS}
+TEXT_TEMPLATES = {"markers": MARKERS, "headings": HEADINGS}
+TEMPLATES = (*TEXT_TEMPLATES, "chat")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -82,11 +85,17 @@ def default() -> ml_collections.ConfigDict:
   c.pretraining.rationality = 4.0  # authors write a response with odds exp(this x reward)
 
   c.tokenizer = ml_collections.ConfigDict()
+  c.tokenizer.path = ""  # a model file, or a folder with tokenizer.json; '' trains one
   c.tokenizer.vocab_size = 1216  # pieces, of which 256 are bytes and 8 special
   c.tokenizer.model_type = "bpe"  # or 'unigram'
   c.tokenizer.split_by_whitespace = False  # False: frequent phrases become one piece
   c.tokenizer.corpus_lines = 12_000  # texts it is trained on
-  c.template = "markers"  # one of TEMPLATES
+  # How episodes are written: 'markers' of the tokenizers made here, 'headings' as in the paper's
+  # code, or 'chat': the tokenizer's own chat template (see episodes/chat.py).
+  c.template = "markers"
+  c.chat = ml_collections.ConfigDict()  # of the template 'chat'
+  c.chat.system = ""  # the system message; '' for what the template writes without any
+  c.chat.date = ""  # what a template is told today is, like '2024-07-26'; '' refuses if it asks
 
   c.model = ml_collections.ConfigDict()
   c.model.width = 96
@@ -288,11 +297,11 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   return c
 
 
-def template(c: ml_collections.ConfigDict) -> Template:
-  """The template that `template` names; ValueError if there is none of that name."""
-  if c.template not in TEMPLATES:
-    raise ValueError(f"template={c.template!r} is not one of {sorted(TEMPLATES)}")
-  return TEMPLATES[c.template]
+def formatter(c: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Formatter:
+  """How text becomes token ids; ValueError if `template` is not for this tokenizer."""
+  if c.template == "chat":
+    return chat.formatter(tokenizer, system=c.chat.system, date=c.chat.date)
+  return Formatter(tokenizer, TEXT_TEMPLATES[c.template])
 
 
 def transformer(c: ml_collections.ConfigDict, vocab_size: int) -> TransformerConfig:

@@ -142,8 +142,11 @@ class Recipe:
       _LOG.info("stage %s: finished in %.0f s", name, self.workdir.seconds()[name])
 
   def tokenizer(self) -> None:
-    """Trains the tokenizer on the training text."""
+    """Trains the tokenizer on the training text, or takes the one that there is."""
     keys = self.config.tokenizer
+    if keys.path:
+      self.workdir.write("tokenizer.model", tokenizers.load(keys.path).model)
+      return
     trained = tokenizers.train(
       self.plan.data.source.corpus(self.plan.seed("corpus"), keys.corpus_lines),
       vocab_size=keys.vocab_size,
@@ -245,7 +248,7 @@ class Recipe:
   def _model(self) -> tuple[transformer.Transformer, Formatter]:
     tokenizer = tokenizers.load(self.workdir.path / "tokenizer.model")
     model = transformer.Transformer(config_lib.transformer(self.config, tokenizer.vocab_size))
-    return model, Formatter(tokenizer, config_lib.template(self.config))
+    return model, config_lib.formatter(self.config, tokenizer)
 
   def _params(
     self, stage: str, model: transformer.Transformer, encoder: vpl.VplConfig | None = None

@@ -200,8 +200,11 @@ class CharTokenizer:
   bos_id, eos_id = ord("^"), ord("$")
   _MARKERS = dict(zip(tokenizers.MARKER_SYMBOLS, "?!~@", strict=True))
 
+  def token_id(self, text):
+    return ord(self._MARKERS[text])
+
   def encode(self, text):
-    return tuple(map(ord, self._MARKERS.get(text, text)))
+    return tuple(map(ord, text))
 
   def decode(self, ids):
     return "".join(map(chr, ids))

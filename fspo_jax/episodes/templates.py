@@ -15,6 +15,7 @@ import enum
 import functools
 
 from fspo_jax.episodes import tokenizers, trees
+from fspo_jax.episodes.layouts import Layout
 from fspo_jax.episodes.sampling import DescriptionPair, Episode, Page
 from fspo_jax.preferences import Preference
 
@@ -75,69 +76,6 @@ HEADINGS = Template(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """Which branches an episode's tree carries: a method is a layout and a loss.
-
-  Attributes:
-    shot_pairs: score every shot's pair, given the shots before it.
-    rejected: whether rejected responses are scored too; False for likelihood objectives, which
-      read the chosen ones alone (a shot's rejected response stays on the trunk in any case).
-    query_shots: the numbers of shots k after which the queries hang.
-    description_shots: the numbers of shots k after which the description hangs.
-    description_queries: after which of these numbers the queries hang under the description too.
-    description_pairs: compare two sampled descriptions, after the shots that they were sampled
-      after, as RAT trains its descriptions (arXiv 2502.19312); episodes need a `described` pair.
-    description_pair_queries: the queries hang under the better of these two as well: descriptions
-      as the policy writes them, not as they should be.
-    rewards: score each response under what opens its own reward, for Rewards-in-Context: see
-      `_Builder.rewarded`. Both are texts to imitate, and there are no pairs of them.
-  """
-
-  shot_pairs: bool = False
-  rejected: bool = True
-  query_shots: tuple[int, ...] = ()
-  description_shots: tuple[int, ...] = ()
-  description_queries: tuple[int, ...] = ()
-  description_pairs: bool = False
-  description_pair_queries: bool = False
-  rewards: bool = False
-
-  def __post_init__(self) -> None:
-    extra = set(self.description_queries) - set(self.description_shots)
-    if extra:
-      raise ValueError(
-        f"description_queries has {sorted(extra)}, which description_shots="
-        f"{self.description_shots} has not: there is no description to ask under"
-      )
-    if self.description_pair_queries and not self.description_pairs:
-      raise ValueError(
-        "description_pair_queries=True with description_pairs=False: there is no pair to ask "
-        "under; expected description_pairs=True"
-      )
-    if self.rewards and not self.rejected:
-      raise ValueError(
-        "rewards=True with rejected=False: found rejected responses left out, expected "
-        "rejected=True, for each response is learned under its own reward"
-      )
-
-  def max_segments(self, shots: int, queries: int) -> int:
-    """How many scored segments an episode of this layout has at most."""
-    responses = 2 if self.rejected else 1
-    described = len(self.description_shots) + 2 * self.description_pairs
-    return responses * self._questions(shots, queries) + described
-
-  def max_pairs(self, shots: int, queries: int) -> int:
-    """How many pairs an episode of this layout has at most."""
-    compared = self.rejected and not self.rewards
-    return compared * self._questions(shots, queries) + self.description_pairs
-
-  def _questions(self, shots: int, queries: int) -> int:
-    """How many questions have scored responses."""
-    queried = len(self.query_shots) + len(self.description_queries) + self.description_pair_queries
-    return shots * self.shot_pairs + queries * queried
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Segment:
   """A scored run of tokens: what it is, and after how many shots it stands."""
@@ -165,6 +103,21 @@ class EpisodeTree:
   pairs: tuple[Pair, ...]
 
 
+class After(enum.Enum):
+  """What a question, or what opens a description, stands after: a chat begins turns there."""
+
+  START = 0  # what begins an episode
+  SHOT = 1  # the other response of a shot
+  ANSWER = 2  # a response or a description
+
+  @classmethod
+  def of(cls, shots: Sequence[Preference | Page], *, described: bool = False) -> After:
+    """What follows these shots, and a description if there is one, stands after."""
+    if described or (shots and isinstance(shots[-1], Page)):
+      return cls.ANSWER
+    return cls.SHOT if shots else cls.START
+
+
 @dataclasses.dataclass(frozen=True)
 class Formatter:
   """Text of one kind to token ids: what training, evaluation and the sampler all share."""
@@ -172,13 +125,35 @@ class Formatter:
   tokenizer: tokenizers.Tokenizer
   template: Template = MARKERS
 
-  def asked(self, prompt: str) -> tuple[int, ...]:
-    """A question, up to what opens a response."""
+  def __post_init__(self) -> None:
+    if self.tokenizer.eos_id is None:
+      raise ValueError("template: found a tokenizer without EOS, expected one: it ends responses")
+    for name, text in vars(self.template).items():
+      if text in tokenizers.MARKER_SYMBOLS and self.tokenizer.token_id(text) is None:
+        raise ValueError(
+          f"template.{name}: found no token {text!r} in the tokenizer, expected one that was made "
+          "here; 'headings' and 'chat' are for those of other models"
+        )
+
+  @property
+  def start(self) -> tuple[int, ...]:
+    """What begins an episode: BOS, or nothing where there is none."""
+    bos = self.tokenizer.bos_id
+    return () if bos is None else (bos,)
+
+  @property
+  def stop_id(self) -> int:
+    """What ends a response or a description, and with it the sampling."""
+    return self.tokenizer.eos_id
+
+  def asked(self, prompt: str, after: After = After.START) -> tuple[int, ...]:
+    """A question, up to what opens a response; the same `after` anything."""
+    del after
     return (*self._opening(self.template.question), *self.tokenizer.encode(prompt))
 
-  def question(self, prompt: str) -> tuple[int, ...]:
+  def question(self, prompt: str, after: After = After.START) -> tuple[int, ...]:
     """A question up to the point where a response that the user prefers begins."""
-    return (*self.asked(prompt), *self.opening(preferred=True))
+    return (*self.asked(prompt, after), *self.opening(preferred=True))
 
   def opening(self, *, preferred: bool) -> tuple[int, ...]:
     """What opens a response that the user prefers, or the other one."""
@@ -186,20 +161,20 @@ class Formatter:
 
   def answer(self, text: str) -> tuple[int, ...]:
     """A response or description, with its end; the part that is scored."""
-    return (*self.tokenizer.encode(text), self.tokenizer.eos_id)
+    return (*self.tokenizer.encode(text), self.stop_id)
 
   def dispreferred(self, text: str) -> tuple[int, ...]:
     """The other response of a shot, with what opens it and its end."""
     return (*self.opening(preferred=False), *self.answer(text))
 
-  def description(self) -> tuple[int, ...]:
-    """What opens a description."""
+  def description(self, after: After = After.START) -> tuple[int, ...]:
+    """What opens a description; the same `after` anything."""
+    del after
     return self._opening(self.template.description)
 
   def _opening(self, text: str) -> tuple[int, ...]:
-    ids = self.tokenizer.encode(text)
-    # SentencePiece puts its dummy space before a marker; the marker says it all.
-    return ids[-1:] if text in tokenizers.MARKER_SYMBOLS else ids
+    marker = self.tokenizer.token_id(text) if text in tokenizers.MARKER_SYMBOLS else None
+    return self.tokenizer.encode(text) if marker is None else (marker,)
 
 
 class _Builder:
@@ -242,7 +217,7 @@ class _Builder:
     return nodes
 
   def rewarded(
-    self, preference: Preference, shots: int, rest: Sequence[trees.Node] = ()
+    self, preference: Preference, shots: int, after: After, rest: Sequence[trees.Node] = ()
   ) -> trees.Node:
     """A question whose responses hang each under what opens its own reward.
 
@@ -268,7 +243,8 @@ class _Builder:
       # The role that it has in `Formatter.question`, which is what a sampler asks with.
       trees.Node(self.format.opening(preferred=True), Role.QUESTION, children=(chosen,)),
     )
-    return trees.Node(self.format.asked(preference.prompt), Role.QUESTION, children=children)
+    asked = self.format.asked(preference.prompt, after)
+    return trees.Node(asked, Role.QUESTION, children=children)
 
   def scored(
     self,
@@ -276,63 +252,77 @@ class _Builder:
     shots: int,
     context: Context,
     layout: Layout,
+    after: After,
     rest: Sequence[trees.Node] = (),
   ) -> trees.Node:
     """A question with its scored responses; `rest` is what follows the chosen one."""
     if layout.rewards:
-      return self.rewarded(preference, shots, rest)
+      return self.rewarded(preference, shots, after, rest)
     children = self.responses(
       preference.chosen, preference.rejected, shots, context, layout.rejected, rest
     )
-    question = self.format.question(preference.prompt)
+    question = self.format.question(preference.prompt, after)
     return trees.Node(question, Role.QUESTION, children=tuple(children))
 
+  def under(self, queries: Sequence[Preference], layout: Layout, shots: int) -> list[trees.Node]:
+    """Queries that hang under a description."""
+    return [self.scored(q, shots, Context.DESCRIPTION, layout, After.ANSWER) for q in queries]
+
   def description_pair(
-    self, pair: DescriptionPair, queries: Sequence[Preference], layout: Layout, shots: int
+    self,
+    pair: DescriptionPair,
+    queries: Sequence[Preference],
+    layout: Layout,
+    shots: int,
+    after: After,
   ) -> trees.Node:
     """Both sampled descriptions, the better one with the queries under it, if any are asked."""
     better, worse = (self.segment(Kind.SAMPLED_DESCRIPTION, shots) for _ in range(2))
     self.pairs.append(Pair(better, worse, shots, Context.DESCRIPTION_PAIR))
     asked = queries if layout.description_pair_queries else ()
-    under = [self.scored(q, shots, Context.DESCRIPTION, layout) for q in asked]
     children = (
       self.answer(pair.worse, worse, Role.DESCRIPTION),
-      self.answer(pair.better, better, Role.DESCRIPTION, under),
+      self.answer(pair.better, better, Role.DESCRIPTION, self.under(asked, layout, shots)),
     )
-    return trees.Node(self.format.description(), Role.DESCRIPTION, children=children)
+    return trees.Node(self.format.description(after), Role.DESCRIPTION, children=children)
 
   def branches(self, episode: Episode, layout: Layout, shots: int) -> list[trees.Node]:
     """What hangs off the trunk after `shots` shots."""
-    nodes = []
+    nodes, after = [], After.of(episode.shots[:shots])
     if shots in layout.query_shots:
-      nodes += [self.scored(q, shots, Context.SHOTS, layout) for q in episode.queries]
+      nodes += [self.scored(q, shots, Context.SHOTS, layout, after) for q in episode.queries]
     description = episode.description_after(shots)
     if shots in layout.description_shots and description is not None:
       segment = self.segment(Kind.DESCRIPTION, shots)
       queries = episode.queries if shots in layout.description_queries else ()
-      under = [self.scored(q, shots, Context.DESCRIPTION, layout) for q in queries]
+      under = self.under(queries, layout, shots)
       described = self.answer(description, segment, Role.DESCRIPTION, under)
-      nodes.append(trees.Node(self.format.description(), Role.DESCRIPTION, children=(described,)))
+      opening = self.format.description(after)
+      nodes.append(trees.Node(opening, Role.DESCRIPTION, children=(described,)))
     pair = episode.described
     if layout.description_pairs and pair and min(pair.shots, len(episode.shots)) == shots:
-      nodes.append(self.description_pair(pair, episode.queries, layout, shots))
+      nodes.append(self.description_pair(pair, episode.queries, layout, shots, after))
     return nodes
 
   def shot(
-    self, shot: Preference | Page, before: int, layout: Layout, rest: list[trees.Node]
+    self, shots: Sequence[Preference | Page], layout: Layout, rest: list[trees.Node]
   ) -> trees.Node:
-    """A shot on the trunk; `rest` is what follows it."""
+    """The last of these shots, on the trunk; `rest` is what follows it."""
+    *earlier, shot = shots
+    before, after = len(earlier), After.of(earlier)
     if isinstance(shot, Page):
       segment = self.segment(Kind.CHOSEN, before) if layout.shot_pairs else trees.NO_SEGMENT
       response = self.answer(shot.response, segment, children=rest)
-      return trees.Node(self.format.question(shot.prompt), Role.QUESTION, children=(response,))
+      return trees.Node(
+        self.format.question(shot.prompt, after), Role.QUESTION, children=(response,)
+      )
     dispreferred = trees.Node(
       self.format.dispreferred(shot.rejected), Role.DISPREFERRED, children=tuple(rest)
     )
     if layout.shot_pairs:
-      return self.scored(shot, before, Context.SHOTS, layout, (dispreferred,))
+      return self.scored(shot, before, Context.SHOTS, layout, after, (dispreferred,))
     chosen = self.answer(shot.chosen, trees.NO_SEGMENT, children=(dispreferred,))
-    return trees.Node(self.format.question(shot.prompt), Role.QUESTION, children=(chosen,))
+    return trees.Node(self.format.question(shot.prompt, after), Role.QUESTION, children=(chosen,))
 
 
 def build(episode: Episode, formatter: Formatter, layout: Layout) -> EpisodeTree:
@@ -369,10 +359,10 @@ def build(episode: Episode, formatter: Formatter, layout: Layout) -> EpisodeTree
 
   def continuation(rest: list[trees.Node], k: int) -> list[trees.Node]:
     """The trunk from shot k on, built from the end: nodes are immutable."""
-    node = builder.shot(episode.shots[k], k, layout, rest)
+    node = builder.shot(episode.shots[: k + 1], layout, rest)
     return [*builder.branches(episode, layout, k), node]
 
   tail = builder.branches(episode, layout, count)
   children = functools.reduce(continuation, reversed(range(count)), tail)
-  root = trees.Node((formatter.tokenizer.bos_id,), Role.CONTROL, children=tuple(children))
+  root = trees.Node(formatter.start, Role.CONTROL, children=tuple(children))
   return EpisodeTree(trees.flatten(root), tuple(builder.segments), tuple(builder.pairs))

@@ -1,70 +1,119 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers: SentencePiece, trained on a world's or a data set's own text, held as bytes."""
+"""Tokenizers: what all of them do, and where they come from: trained here, a file, a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-import functools
 import io
 import pathlib
+from typing import Protocol
 
 import sentencepiece
 
+from fspo_jax.episodes.sentencepieces import MARKER_SYMBOLS, SentencePiece
+from fspo_jax.episodes.tokenizer_files import (
+  MAGIC,
+  TOKENIZER_JSON,
+  TokenizerError,
+  TokenizerFiles,
+)
+from fspo_jax.episodes.tokenizer_json import TokenizerJson
+
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
-# The markers of `templates.MARKERS`: one token each, never produced by encoding ordinary text
-# that does not spell them out.
-MARKER_SYMBOLS = ("<question>", "<preferred>", "<dispreferred>", "<description>")
 
+class Tokenizer(Protocol):
+  """Text to ids and back; special ids come from no text.
 
-class Tokenizer:
-  """A SentencePiece model: text to ids and back, without special ids unless asked by id."""
+  Attributes:
+    model: all of it: `from_bytes` makes the same one, and a checkpoint carries it.
+  """
 
-  def __init__(self, model: bytes) -> None:
-    self.model = model
-    self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    # Worlds repeat their phrases; looking them up is 20x faster than encoding them again.
-    self._encode = functools.lru_cache(maxsize=1 << 16)(
-      lambda text: tuple(self._processor.EncodeAsIds(text))
-    )
+  model: bytes
 
-  def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:
-    return Tokenizer, (self.model,)
+  @property
+  def files(self) -> dict[str, bytes]:
+    """The files that load the same tokenizer elsewhere, by their names."""
 
   @property
   def vocab_size(self) -> int:
-    """Number of ids, special ones and bytes included."""
-    return self._processor.GetPieceSize()
+    """One more than the highest id, special ones and bytes included."""
 
   @property
   def pad_id(self) -> int:
-    """The padding id; 0 where the model has none."""
-    # A model from elsewhere may have no padding id; padding is never attended to, so any id does.
-    return max(self._processor.pad_id(), 0)
+    """The padding id; 0 where there is none, for padding is never attended to."""
 
   @property
-  def bos_id(self) -> int:
-    """The id that begins an episode."""
-    return self._processor.bos_id()
+  def bos_id(self) -> int | None:
+    """What begins a text; None where there is none, as in Qwen."""
 
   @property
-  def eos_id(self) -> int:
-    """The id that ends a response or a description."""
-    return self._processor.eos_id()
+  def eos_id(self) -> int | None:
+    """What ends a text; None where there is none."""
 
-  def encode(self, text: str) -> tuple[int, ...]:
-    """Token ids of `text`, without BOS or EOS."""
-    return self._encode(text)
+  @property
+  def special_tokens(self) -> dict[str, str]:
+    """The named special tokens that a chat template may write, like `bos_token`."""
+
+  @property
+  def chat_template(self) -> str | None:
+    """The Jinja source of the chat template; None for none."""
+
+  def token_id(self, text: str) -> int | None:
+    """The id of the token that is written so; None if there is no such token."""
+
+  def encode(self, text: str, *, continued: bool = False) -> tuple[int, ...]:
+    """Token ids of `text`, without BOS or EOS; special tokens that it spells out are but letters.
+
+    Args:
+      text: what is encoded.
+      continued: whether it stands after special tokens. Some tokenizers put a space in front of
+        the very first text of a sequence alone.
+    """
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of `ids`; control ids give nothing."""
-    return self._processor.DecodeIds([int(i) for i in ids])
+    """The text of `ids`; special ids give nothing."""
+
+  def split(self, text: str) -> list[int | str]:
+    """Trusted text, as a template has it: the special tokens that it spells out, and the rest."""
+
+
+def from_bytes(model: bytes) -> Tokenizer:
+  """The tokenizer whose `model` this is.
+
+  Raises:
+    TokenizerError: there is none in it.
+  """
+  if not model.startswith(MAGIC):
+    return SentencePiece(model)
+  is_json = TOKENIZER_JSON in TokenizerFiles.from_bytes(model).contents
+  return TokenizerJson(model) if is_json else SentencePiece(model)
+
+
+def load(path: str | pathlib.Path) -> Tokenizer:
+  """Reads a tokenizer: a file that holds its `model`, or a folder in the Hugging Face layout.
+
+  Raises:
+    FileNotFoundError: there is no such file or folder.
+    TokenizerError: there is no tokenizer in it, or files contradict each other.
+    ImportError: a `tokenizer.json` without the extra 'hf'.
+  """
+  path = pathlib.Path(path)
+  try:
+    if not path.is_dir():
+      return from_bytes(path.read_bytes())
+    files = TokenizerFiles.read(path)
+    # A model without anything beside it is what we write ourselves.
+    alone = len(files.contents) == 1 and TOKENIZER_JSON not in files.contents
+    return from_bytes(*files.contents.values()) if alone else from_bytes(files.to_bytes())
+  except TokenizerError as error:
+    raise TokenizerError(f"{path}: {error}") from error
 
 
 def train(
   corpus: Iterable[str], *, vocab_size: int, model_type: str, split_by_whitespace: bool = True
-) -> Tokenizer:
+) -> SentencePiece:
   """Trains a SentencePiece model on `corpus`; the same text gives the same model.
 
   Args:
@@ -101,9 +150,4 @@ def train(
     num_threads=1,
     minloglevel=2,
   )
-  return Tokenizer(model.getvalue())
-
-
-def load(path: str | pathlib.Path) -> Tokenizer:
-  """Reads a SentencePiece model file."""
-  return Tokenizer(pathlib.Path(path).read_bytes())
+  return SentencePiece(model.getvalue())

@@ -65,13 +65,15 @@ def flatten(root: Node) -> TokenTree:
   """Lays a tree of nodes out in depth-first preorder.
 
   Args:
-    root: the root node; it must hold at least one token (BOS), so that every token has a parent.
+    root: the root node. Without tokens, where a tokenizer has no BOS, its children have no parent,
+      and none of them may be scored.
 
   Returns:
     The token tree.
 
   Raises:
-    ValueError: a node without tokens (its children would have no parent of their own).
+    ValueError: a node without tokens (its children would have no parent of their own), or a scored
+      segment that nothing stands before.
   """
   tokens: list[int] = []
   roles: list[int] = []
@@ -88,19 +90,21 @@ def flatten(root: Node) -> TokenTree:
       spans[parent][2] = len(tokens)
       continue
     length = len(node.tokens)
-    if length == 0:
+    if length == 0 and not (node is root and node.children):
       raise ValueError(f"a node without tokens (role {node.role}) cannot be laid out in a tree")
+    if parent == NO_PARENT and node.segment != NO_SEGMENT:
+      raise ValueError(f"segment {node.segment}: found no token before it, which would predict it")
     start = len(tokens)
     depth = positions[parent] + 1 if parent != NO_PARENT else 0
     tokens.extend(node.tokens)
     roles.extend([node.role] * length)
     positions.extend(range(depth, depth + length))
-    parents.append(parent)
-    parents.extend(range(start, start + length - 1))
+    parents.extend([parent, *range(start, start + length - 1)][:length])
     segments.extend([node.segment] * length)
     stack.append((None, len(spans)))
     spans.append([start, length, 0])
-    stack.extend((child, start + length - 1) for child in reversed(node.children))
+    last = start + length - 1 if length else NO_PARENT
+    stack.extend((child, last) for child in reversed(node.children))
   _, lengths, ends = np.asarray(spans, np.int32).T
   return TokenTree(
     tokens=np.asarray(tokens, np.int32),

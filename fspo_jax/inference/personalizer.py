@@ -16,7 +16,7 @@ import numpy as np
 from fspo_jax import checkpoints, sharding
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import tokenizers
-from fspo_jax.episodes.templates import Formatter, Role
+from fspo_jax.episodes.templates import After, Formatter, Role
 from fspo_jax.inference import sampler
 from fspo_jax.inference.sampler import Run
 from fspo_jax.models import transformer
@@ -59,23 +59,29 @@ class Personalizer:
           f"{directory}: found a policy of VPL, which is told who asks by a latent, expected one "
           "that reads shots; evaluate it with the method 'vpl'"
         )
-      tokenizer = tokenizers.Tokenizer(saved.tokenizer())
+      tokenizer = tokenizers.from_bytes(saved.tokenizer())
       model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
       mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
       params = saved.restore_params(step.abstract_params(model, mesh))
-    return cls(model, params, Formatter(tokenizer, config_lib.template(config)))
+    return cls(model, params, config_lib.formatter(config, tokenizer))
 
   def context(self, shots: Sequence[Preference], description: str | None = None) -> Run:
     """The tokens of a user's context: the shots, then a description if there is one."""
     form = self.formatter
-    run = Run.of((form.tokenizer.bos_id,), Role.CONTROL)
-    for shot in shots:
-      run += Run.of(form.question(shot.prompt), Role.QUESTION)
+    run = Run.of(form.start, Role.CONTROL)
+    for k, shot in enumerate(shots):
+      run += Run.of(form.question(shot.prompt, After.of(shots[:k])), Role.QUESTION)
       run += Run.of(form.answer(shot.chosen), Role.PREFERRED)
       run += Run.of(form.dispreferred(shot.rejected), Role.DISPREFERRED)
     if description is not None:
-      run += Run.of((*form.description(), *form.answer(description)), Role.DESCRIPTION)
+      opening = form.description(After.of(shots))
+      run += Run.of((*opening, *form.answer(description)), Role.DESCRIPTION)
     return run
+
+  def to_describe(self, shots: Sequence[Preference]) -> Run:
+    """The tokens of a user's context, up to where a description of them begins."""
+    opening = self.formatter.description(After.of(shots))
+    return self.context(shots) + Run.of(opening, Role.DESCRIPTION)
 
   def describe(
     self,
@@ -85,10 +91,9 @@ class Personalizer:
     seed: int,
   ) -> list[Written]:
     """Writes a description of each user from their shots (the first half of RAT)."""
-    opening = Run.of(self.formatter.description(), Role.DESCRIPTION)
     written = []
     for first in range(0, len(users), self.batch):
-      runs = [self.context(shots) + opening for shots in users[first : first + self.batch]]
+      runs = [self.to_describe(shots) for shots in users[first : first + self.batch]]
       context = self._prefill(runs, decoding.max_tokens)
       seeds = [(seed, first + i) for i in range(len(runs))]
       written += self._sample(context, Role.DESCRIPTION, decoding, seeds)
@@ -132,8 +137,11 @@ class Personalizer:
     group = max(self.batch // copies, 1)
     for first in range(0, len(users), group):
       chosen = range(first, min(first + group, len(users)))
+      afters = [After.of(users[u], described=descriptions[u] is not None) for u in chosen]
       questions = [
-        Run.of(self.formatter.question(q), Role.QUESTION) for u in chosen for q in prompts[u]
+        Run.of(self.formatter.question(q, after), Role.QUESTION)
+        for u, after in zip(chosen, afters, strict=True)
+        for q in prompts[u]
       ]
       room = max(len(q.tokens) for q in questions) + decoding.max_tokens
       context = self._prefill(
@@ -169,7 +177,7 @@ class Personalizer:
       self.params,
       context,
       role=role,
-      eos_id=tokenizer.eos_id,
+      eos_id=self.formatter.stop_id,
       decoding=decoding,
       seeds=seeds,
     )

@@ -23,7 +23,6 @@ from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Layout, Role
 from fspo_jax.inference import sampler
 from fspo_jax.inference.personalizer import Personalizer, Written
-from fspo_jax.inference.sampler import Run
 from fspo_jax.models import scoring, transformer
 from fspo_jax.preferences import Preference
 from fspo_jax.training import step
@@ -69,11 +68,10 @@ def sample(
     The n descriptions of each user.
   """
   model, form = personalizer.model, personalizer.formatter
-  opening = Run.of(form.description(), Role.DESCRIPTION)
   group = max(personalizer.batch // n, 1)
   found: list[list[Written]] = []
   for first in range(0, len(users), group):
-    runs = [personalizer.context(shots) + opening for shots in users[first : first + group]]
+    runs = [personalizer.to_describe(shots) for shots in users[first : first + group]]
     # 16 more than asked for: a run is padded to a multiple of 16 when it is appended.
     capacity = max(len(run.tokens) for run in runs) + decoding.max_tokens + 16
     context = sampler.empty(model.config, len(runs), capacity)
@@ -83,7 +81,7 @@ def sample(
       personalizer.params,
       sampler.fan_out(context, n),
       role=Role.DESCRIPTION,
-      eos_id=form.tokenizer.eos_id,
+      eos_id=form.stop_id,
       decoding=decoding,
       seeds=[(*own, j) for own in seeds[first : first + group] for j in range(n)],
     )

@@ -345,8 +345,8 @@ def test_a_path_detokenises_to_the_text_it_was_made_from(template):
 
 def test_markers_are_one_token_each_wherever_they_stand():
   form, encode = tiny.formatter(), tiny.tokenizer().encode
-  (question,), (preferred,), (dispreferred,), (description,) = (
-    encode(marker)[-1:] for marker in vars(templates.MARKERS).values()
+  question, preferred, dispreferred, description = (
+    form.tokenizer.token_id(marker) for marker in vars(templates.MARKERS).values()
   )
   assert len({question, preferred, dispreferred, description}) == 4
   assert form.question("Any good?") == (question, *encode("Any good?"), preferred)
