@@ -169,6 +169,33 @@ def test_the_report_has_its_images(run):
     assert (workdir / "report" / image).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_in_the_chat_template_of_another_models_tokenizer(tmp_path, cache):
+  """From `tokenizer.json` to a report; the checkpoints carry the template, and answer by it."""
+  pytest.importorskip("tokenizers", reason="the extra 'hf' is not installed")
+  pytest.importorskip("jinja2", reason="the extra 'hf' is not installed")
+  folder = tiny.REPO / "tests" / "fixtures" / "tokenizers" / "llama_3"
+  overrides = QUICKSTART | {
+    "tokenizer.path": folder,
+    "template": "chat",
+    "chat.system": "You know what this user likes.",
+    "chat.date": "2024-07-26",
+    "preference.steps": 6,
+    "preference.row_tokens": 4096,
+    "preference.scored_tokens": 2048,
+    "sft.row_tokens": 4096,
+    "sft.scored_tokens": 2048,
+    "evaluation.episodes": 8,
+  }
+  del overrides["tokenizer.vocab_size"], overrides["tokenizer.corpus_lines"]
+  status, _, err = _finish(_start(cache, tmp_path / "run", overrides))
+  assert status == 0, err
+  personalizer = Personalizer.load(tmp_path / "run" / "checkpoints" / "preference")
+  form = personalizer.formatter
+  assert "You know what this user likes.<|eot_id|>" in form.template.start
+  assert form.tokenizer.files == {f.name: f.read_bytes() for f in folder.iterdir()}
+  assert form.stop_id == form.tokenizer.token_id("<|eot_id|>")
+
+
 def test_a_checkpoint_holds_the_config_and_the_tokenizer(run):
   workdir, _ = run
   config = json.loads((workdir / "config.json").read_text())

@@ -158,6 +158,27 @@ _REFUSED = {
     r"vpl\.use=True: expected a preference\.layout with query_shots=\(0,\) and nothing else",
   ),
   "more devices than there are": ({"mesh__fsdp": 64}, r"mesh=.*'fsdp': 64.* does not fit"),
+  "a chat with a tokenizer that has no turns": (
+    {"template": "chat"},
+    r"template='chat': found a tokenizer that is trained here, .*expected tokenizer\.path",
+  ),
+  "markers in a tokenizer from elsewhere": (
+    {"tokenizer__path": "folder"},
+    r"template='markers' and tokenizer\.path='folder'.*expected 'headings' or 'chat'",
+  ),
+  "a tokenizer that nothing reads": (
+    {
+      "stages": ("base", "preference"),
+      "base": "published",
+      "tokenizer__path": "f",
+      "template": "headings",
+    },
+    r"tokenizer\.path='f' and stages=.*expected 'tokenizer', the stage that reads it",
+  ),
+  "a system message without a chat": (
+    {"chat__system": "Be brief."},
+    r"template='markers': found chat\.system='Be brief\.'",
+  ),
   "an unknown template": ({"template": "xml"}, r"template='xml' is not one of"),
   "an unknown data set": ({"data__name": "movies"}, r"data\.name='movies' is not one of"),
   "a world out of range": ({"world__label_noise": 0.7}, r"label_noise: found 0\.7"),

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import functools
+import itertools
 import re
 
 import sentencepiece
 
+from fspo_jax.episodes.spelling import spell
 from fspo_jax.episodes.tokenizer_files import MAGIC, SENTENCEPIECE, TokenizerError, TokenizerFiles
 
 # The markers of `templates.MARKERS`, one token each.
@@ -23,12 +25,14 @@ class SentencePiece:
     self.model = model
     self._files = TokenizerFiles.from_bytes(model) if model.startswith(MAGIC) else None
     own = self._files.contents[SENTENCEPIECE] if self._files else model
+    if not own:
+      raise TokenizerError(f"{SENTENCEPIECE}: found nothing in it, expected a SentencePiece model")
     try:
       self._processor = sentencepiece.SentencePieceProcessor(model_proto=own)
     except RuntimeError as error:
       raise TokenizerError(f"{SENTENCEPIECE}: found no SentencePiece model ({error})") from error
     self._specials = self._find_specials()
-    self._spelled = {i: self._spell(text) for text, i in self._specials.items()}
+    self._special_ids = frozenset(self._specials.values())
     # Worlds repeat their phrases; looking them up is 20x faster than encoding them again.
     self._encode = functools.lru_cache(maxsize=1 << 16)(self._encode_anew)
 
@@ -101,8 +105,14 @@ class SentencePiece:
 
   def _encode_anew(self, text: str) -> tuple[int, ...]:
     ids = self._processor.EncodeAsIds(text)
+    if self._special_ids.isdisjoint(ids):
+      return tuple(ids)
     # SentencePiece takes what the user defined for a token wherever a text spells it out.
-    return tuple(piece for i in ids for piece in self._spelled.get(i, (i,)))
+    pieces = self._processor
+    parts = (
+      spell(pieces.IdToPiece(i), self.token_id) if i in self._special_ids else (i,) for i in ids
+    )
+    return tuple(itertools.chain.from_iterable(parts))
 
   def _find_specials(self) -> dict[str, int]:
     """The tokens that no text may become, by how they are written."""
@@ -121,14 +131,3 @@ class SentencePiece:
       if special and not pieces.IsUnknown(i):
         found[text] = i
     return found
-
-  def _spell(self, text: str) -> tuple[int, ...]:
-    """Ids of a text letter by letter, none of them special."""
-    ids: list[int] = []
-    for letter in text:
-      found = self.token_id(letter)
-      of_bytes = [self.token_id(f"<0x{byte:02X}>") for byte in letter.encode()]
-      if found is None and None in of_bytes:
-        found = self._processor.unk_id()
-      ids += of_bytes if found is None else [found]
-    return tuple(ids)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import functools
+import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
+from fspo_jax.episodes.spelling import spell
 from fspo_jax.episodes.tokenizer_files import TOKENIZER_JSON, TokenizerError, TokenizerFiles
 
 if TYPE_CHECKING:
@@ -25,11 +27,13 @@ class TokenizerJson:
     self.model = model
     self._files = TokenizerFiles.from_bytes(model)
     text = self._files.contents[TOKENIZER_JSON]
+    parsed = _parsed(text)
     # Of texts that users write, none becomes a special token; of a template's, those it spells out.
     self._plain = _library(text)
     self._plain.encode_special_tokens = True
-    self._continued = _library(_without_first_spaces(text))
+    self._continued = _library(json.dumps(_without_first_spaces(parsed)).encode())
     self._continued.encode_special_tokens = True
+    self._unknown = parsed.get("model", {}).get("unk_token")
     self._vocab_size = 1 + max(self._plain.get_vocab(with_added_tokens=True).values(), default=-1)
     self._check_declared()
     self.special_tokens = self._files.special_tokens()
@@ -97,9 +101,22 @@ class TokenizerJson:
     added = self._plain.get_added_tokens_decoder()
     return frozenset(i for i, token in added.items() if token.special)
 
+  @functools.cached_property
+  def _forbidden_ids(self) -> frozenset[int]:
+    """Those that no text may become: all special ones but what stands for unknown letters."""
+    return frozenset(i for i in self._special_ids if self._plain.id_to_token(i) != self._unknown)
+
   def _encode_anew(self, text: str, continued: bool) -> tuple[int, ...]:
     chosen = self._continued if continued else self._plain
-    return tuple(chosen.encode(text, add_special_tokens=False).ids)
+    ids = chosen.encode(text, add_special_tokens=False).ids
+    if self._forbidden_ids.isdisjoint(ids):
+      return tuple(ids)
+    # The merges of some converted tokenizers lead to a special token where a text spells it out.
+    parts = (
+      spell(self._plain.id_to_token(i), self.token_id) if i in self._forbidden_ids else (i,)
+      for i in ids
+    )
+    return tuple(itertools.chain.from_iterable(parts))
 
   def _named(self, name: str) -> int | None:
     return self.token_id(self.special_tokens[name]) if name in self.special_tokens else None
@@ -137,24 +154,28 @@ def _library(content: bytes) -> library.Tokenizer:
   return found
 
 
-def _without_first_spaces(content: bytes) -> bytes:
-  """The same tokenizer for a text that others stand before.
-
-  SentencePiece's space in front of a text is put, by those that ask for it, before the very first
-  text of a sequence alone, and not before one that follows a special token.
-  """
-
-  def visit(node: Any) -> Any:
-    if isinstance(node, list):
-      return [visit(child) for child in node]
-    if not isinstance(node, dict):
-      return node
-    first = node.get("type") == "Metaspace" and node.get("prepend_scheme") == "first"
-    return {k: visit(v) for k, v in node.items()} | ({"prepend_scheme": "never"} if first else {})
-
+def _parsed(content: bytes) -> dict[str, Any]:
   try:
-    parsed = json.loads(content)
-    parsed["pre_tokenizer"] = visit(parsed.get("pre_tokenizer"))
-  except (ValueError, TypeError) as error:
-    raise TokenizerError(f"{TOKENIZER_JSON}: found no tokenizer ({error})") from error
-  return json.dumps(parsed, ensure_ascii=False).encode()
+    found = json.loads(content)
+  except ValueError as error:
+    raise TokenizerError(f"{TOKENIZER_JSON}: found no JSON ({error})") from error
+  if not isinstance(found, dict):
+    raise TokenizerError(f"{TOKENIZER_JSON}: found {type(found).__name__}, expected an object")
+  return found
+
+
+def _without_first_spaces(node: Any) -> Any:
+  """The same tokenizer for text that others stand before.
+
+  Some put SentencePiece's space before the very first text of a sequence alone, and not before one
+  that follows a special token.
+  """
+  if isinstance(node, list):
+    return [_without_first_spaces(child) for child in node]
+  if not isinstance(node, dict):
+    return node
+  # A vocabulary has pieces of any name, and is large.
+  found = {k: v if k == "model" else _without_first_spaces(v) for k, v in node.items()}
+  if found.get("type") == "Metaspace" and found.get("prepend_scheme") == "first":
+    found["prepend_scheme"] = "never"
+  return found

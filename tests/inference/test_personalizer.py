@@ -12,11 +12,14 @@ import pytest
 
 from fspo_jax import checkpoints
 from fspo_jax import config as config_lib
-from fspo_jax.episodes import templates, trees
+from fspo_jax.episodes import chat, templates, tokenizers, trees
+from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Context, Layout
+from fspo_jax.inference import rat, sampler
 from fspo_jax.inference.personalizer import Personalizer, Written
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.models import transformer
+from fspo_jax.preferences import Preference
 from tests import tiny
 
 GREEDY = Decoding(temperature=0.0, top_p=1.0, max_tokens=6)
@@ -105,6 +108,75 @@ def test_a_context_is_the_path_of_the_tree_that_the_model_was_trained_on(
       assert run.roles + (question,) * len(asked) == roles
 
 
+@pytest.fixture(scope="module")
+def chatting():
+  """A model of a tokenizer from elsewhere, which answers in that model's chat template."""
+  pytest.importorskip("tokenizers", reason="the extra 'hf' is not installed")
+  pytest.importorskip("jinja2", reason="the extra 'hf' is not installed")
+  folder = tiny.REPO / "tests" / "fixtures" / "tokenizers" / "qwen_3"
+  formatter = chat.formatter(tokenizers.load(folder))
+  model = tiny.model(vocab_size=formatter.tokenizer.vocab_size, tied=False, roles=0)
+  return Personalizer(model, tiny.params(model), formatter, batch=4)
+
+
+def test_in_a_chat_too_what_is_sampled_stands_where_it_trains(chatting, monkeypatch):
+  """What the sampler is told and what it then says are a path of the tree of that episode."""
+  told, form = [], chatting.formatter
+  said = {templates.Role.PREFERRED: "Just so.", templates.Role.DESCRIPTION: "Likes it short."}
+
+  def extend(model, params, context, runs):
+    del model, params, context
+    told.append([run.tokens for run in runs])
+
+  def sample(model, params, context, *, role, eos_id, decoding, seeds):
+    del model, params, context, decoding
+    (*ids, stop) = form.answer(said[role])
+    assert stop == eos_id
+    return [sampler.Sampled(ids, True)] * len(seeds)
+
+  monkeypatch.setattr(sampler, "extend", extend)
+  monkeypatch.setattr(sampler, "sample", sample)
+  monkeypatch.setattr(sampler, "fan_out", lambda context, copies: context)
+  shots = (Preference("Why?", "So.", "No..."), Preference("How?", "Thus.\n", "\nNot"))
+  query = Preference("And then?", said[templates.Role.PREFERRED], "Hm.")
+  episode = Episode("u", shots, (query,), said[templates.Role.DESCRIPTION])
+  layout = Layout(query_shots=(2,), description_shots=(2,), description_queries=(2,))
+  built = templates.build(episode, form, layout)
+
+  (written,) = chatting.describe([shots], GREEDY, seed=0)
+  assert written == Written("Likes it short.", True)
+  (segment,) = [i for i, s in enumerate(built.segments) if s.kind == templates.Kind.DESCRIPTION]
+  assert _whole_path(built, segment) == (*told.pop()[0], *form.answer("Likes it short."))
+  for description, context in ((None, Context.SHOTS), (written.text, Context.DESCRIPTION)):
+    ((answer,),) = chatting.respond(
+      [shots], [["And then?"]], GREEDY, seed=0, descriptions=[description]
+    )
+    assert answer == Written("Just so.", True)
+    (pair,) = [p for p in built.pairs if p.context == context]
+    (first,), (second,) = told
+    assert _whole_path(built, pair.chosen) == (*first, *second, *form.answer("Just so."))
+    told.clear()
+
+
+def _whole_path(built, segment):
+  last = int(np.flatnonzero(built.tree.segments == segment)[-1])
+  return tuple(built.tree.tokens[trees.path_to(built.tree, last)].tolist())
+
+
+def test_a_chat_samples_what_the_plain_model_says(chatting):
+  """With no BOS to begin with, and nobody's shots: the first question is all there is."""
+  shots = (Preference("Why?", "So.", "No..."),)
+  answers = chatting.respond([(), shots], [["And then?"]] * 2, GREEDY, seed=0)
+  for own, (answer,) in zip(((), shots), answers, strict=True):
+    run = chatting.context(own)
+    asked = chatting.formatter.question("And then?", templates.After.of(own))
+    tokens, roles = run.tokens + asked, run.roles + (templates.Role.QUESTION,) * len(asked)
+    assert answer == _greedy(chatting, tokens, roles, templates.Role.PREFERRED, 6)
+  batch = [shots, (), shots]
+  written = rat.describe(chatting, batch, RANDOM, n=2, seed=3)
+  assert len(written) == 3 and all(w.fit is not None or w.text for w in written)
+
+
 def _users(episodes):
   return [e.shots for e in episodes], [[q.prompt for q in e.queries] for e in episodes]
 
@@ -118,7 +190,7 @@ def _greedy(personalizer, tokens, roles, role, count):
     ids[0, : len(tokens)], kinds[0, : len(tokens)] = tokens, roles
     logits = _logits(model, personalizer.params, ids, kinds)[len(tokens) - 1]
     token = int(np.argmax(logits))
-    if token == tokenizer.eos_id:
+    if token == personalizer.formatter.stop_id:
       return Written(tokenizer.decode(out).strip(), True)
     out.append(token)
     tokens, roles = (*tokens, token), (*roles, role)
