@@ -179,12 +179,14 @@ def test_a_run_in_the_chat_template_of_another_models_tokenizer(tmp_path, cache)
     "template": "chat",
     "chat.system": "You know what this user likes.",
     "chat.date": "2024-07-26",
-    "preference.steps": 6,
-    "preference.row_tokens": 4096,
-    "preference.scored_tokens": 2048,
-    "sft.row_tokens": 4096,
-    "sft.scored_tokens": 2048,
-    "evaluation.episodes": 8,
+    "sft.steps": 2,
+    "preference.steps": 2,
+    **{f"{stage}.row_tokens": 2560 for stage in ("sft", "preference")},
+    **{f"{stage}.scored_tokens": 1536 for stage in ("sft", "preference")},
+    "evaluation.methods": ("base", "fspo_rat"),
+    "evaluation.episodes": 4,
+    "evaluation.win_rate_users": 2,
+    "evaluation.win_rate_prompts": 1,
   }
   del overrides["tokenizer.vocab_size"], overrides["tokenizer.corpus_lines"]
   status, _, err = _finish(_start(cache, tmp_path / "run", overrides))

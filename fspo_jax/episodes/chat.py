@@ -40,7 +40,9 @@ _GAP = "\n\n"  # between two parts of a turn
 
 # Contents that no template has a reason to contain, or to change.
 _PLAIN = tuple(f"content{i}of{i}" for i in "56789")
-_PADDED = tuple(f" \n{text}\n " for text in _PLAIN)
+# What we say as the user begins with a heading. Some templates trim only what a system message does
+# not stand before.
+_PADDED = tuple(f"{text}\n " if i % 2 == 0 else f" \n{text}\n " for i, text in enumerate(_PLAIN))
 _REAL = (
   "## Question\nWhy is the sky <b>blue</b>, {{ 7 * 7 }} {% if %}?",
   "It's \"air\":\n\n- one\n- two\n\n\tand & three 'quoted' \\n.",
@@ -59,8 +61,8 @@ class ChatTemplate:
     reply: from the end of a user's content to where the assistant's is sampled.
     lead: from there to the assistant's content: a space in Llama 2 and Mistral, or nothing.
     turn: from the end of an assistant's content to the user's next one.
-    trims_user: whether a user's content loses the white space around it.
-    trims_assistant: whether an assistant's does.
+    trims_user: whether a user's content loses the white space that it ends with.
+    trims_assistant: whether an assistant's loses what is around it.
   """
 
   start: str
@@ -77,7 +79,7 @@ class ChatTemplate:
       if i % 2:
         parts += [self.lead, content.strip() if self.trims_assistant else content, self.turn]
       else:
-        parts += [content.strip() if self.trims_user else content, self.reply]
+        parts += [content.rstrip() if self.trims_user else content, self.reply]
     return "".join(parts)
 
 

@@ -56,7 +56,7 @@ def render(
   request = {
     "source": source,
     "conversations": [list(messages) for messages in conversations],
-    "variables": dict(special_tokens),
+    "variables": {"tools": None, "documents": None, **special_tokens},
     "date": date,
   }
   try:

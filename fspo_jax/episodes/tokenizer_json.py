@@ -31,8 +31,10 @@ class TokenizerJson:
     # Of texts that users write, none becomes a special token; of a template's, those it spells out.
     self._plain = _library(text)
     self._plain.encode_special_tokens = True
-    self._continued = _library(json.dumps(_without_first_spaces(parsed)).encode())
-    self._continued.encode_special_tokens = True
+    self._continued, without = self._plain, _without_first_spaces(parsed)
+    if without != parsed:
+      self._continued = _library(json.dumps(without).encode())
+      self._continued.encode_special_tokens = True
     self._unknown = parsed.get("model", {}).get("unk_token")
     self._vocab_size = 1 + max(self._plain.get_vocab(with_added_tokens=True).values(), default=-1)
     self._check_declared()

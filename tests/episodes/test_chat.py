@@ -5,6 +5,7 @@
 import dataclasses
 import functools
 import json
+import unicodedata
 
 import hypothesis
 import hypothesis.strategies as st
@@ -175,6 +176,36 @@ def test_what_trains_is_what_samples(family, texts, count):
     assert stop == formatter.stop_id and stop not in sampled
 
 
+@pytest.mark.parametrize("family", ["llama_3", "qwen_2_5", "qwen_3"])
+@hypothesis.given(texts=st.lists(TEXT, min_size=9, max_size=9))
+@hypothesis.settings(max_examples=25)
+def test_a_path_reads_as_the_template_writes_it(family, texts):
+  """Whatever the contents are, to the letter (in those families whose tokens give it back)."""
+  texts = [unicodedata.normalize("NFC", f"{text}{i}") for i, text in enumerate(texts)]
+  shots = tuple(Preference(*texts[3 * i : 3 * i + 3]) for i in range(2))
+  episode = Episode("u", shots, (Preference(*texts[6:]),), texts[1])
+  formatter = _formatter(family)
+  layout = Layout(description_shots=(2,), description_queries=(2,))
+  built = templates.build(episode, formatter, layout)
+  for segment, text in ((built.pairs[0].chosen, texts[7]), (built.pairs[0].rejected, texts[8])):
+    before, answer = _path(built, segment)
+    contents = [m["content"] for m in _messages(shots, texts[1], texts[6])]
+    written = formatter.template.text([*contents, text, ""])
+    read = _read(family, before + answer)
+    assert written.startswith(unicodedata.normalize("NFC", read))
+    assert read.endswith(_stripped(formatter, text) + STOPS[family])
+
+
+def _read(family, ids):
+  """The text of ids, special ones included."""
+  decode = _formatter(family).tokenizer._plain.decode
+  return decode([int(i) for i in ids], skip_special_tokens=False)
+
+
+def _stripped(formatter, text):
+  return text.strip() if formatter.template.trims_assistant else text
+
+
 @families
 def test_no_content_becomes_a_special_token(family):
   formatter = _formatter(family)
@@ -195,10 +226,9 @@ def test_no_content_becomes_a_special_token(family):
 
 
 def test_pages_descriptions_and_rewards_have_turns_of_their_own():
-  formatter = _formatter("qwen_2_5")
 
   def text(ids):
-    return formatter.tokenizer._plain.decode([int(i) for i in ids], skip_special_tokens=False)
+    return _read("qwen_2_5", ids)
 
   begin = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
   turn = "<|im_end|>\n<|im_start|>user\n"
@@ -229,6 +259,10 @@ def test_a_system_message_begins_every_episode():
     "<|im_start|>system\nBe brief. <|x|><|im_end|>\n" + plain.template.start
   )
   assert told.question("Why?") == plain.question("Why?")
+  # Llama 2 writes it into the first question's turn, which is where an episode begins.
+  told = chat.formatter(tokenizers.load(FIXTURES / "llama_2"), system="Be brief.")
+  assert told.template.start == "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n"
+  assert told.template.trims_user
   with pytest.raises(ChatTemplateError, match="refuses .*System role not supported"):
     chat.formatter(tokenizers.load(FIXTURES / "gemma"), system="Be brief.")
   # Mistral writes it before the last question: what is before any would change with each shot.
@@ -282,7 +316,7 @@ def test_trimming_is_learned_and_lost_in_no_content():
   assert not (found.trims_user or found.trims_assistant)
   found = chat.learn(_turns("{{ m.content|trim if m.role == 'user' else m.content }}"), {})
   assert found.trims_user and not found.trims_assistant
-  assert found.text([" a ", " b ", "c\n"]) == "[user]a</s>[assistant] b </s>[user]c</s>[assistant]"
+  assert found.text(["a ", " b ", "c\n"]) == "[user]a</s>[assistant] b </s>[user]c</s>[assistant]"
   formatter = _formatter("llama_3")
   assert formatter.answer(" Just so.\n") == formatter.answer("Just so.")
   assert formatter.question("Why? \n") == formatter.question("Why?")
@@ -320,6 +354,23 @@ def test_a_tokenizer_without_the_templates_tokens_is_refused(tmp_path):
     chat.formatter(_changed(tmp_path, "gemma", without("<end_of_turn>")))
   with pytest.raises(ChatTemplateError, match="tokenizer without a chat template"):
     chat.formatter(tiny.tokenizer())
+
+
+def test_special_tokens_that_swallow_the_white_space_after_them(tmp_path):
+  """As Phi's do: what they swallow in the whole text is in no part of it either."""
+
+  def edit(name, parsed):
+    tokens = parsed["added_tokens"] if name == "tokenizer.json" else []
+    for token in tokens:
+      token["rstrip"] = token["content"] == "<|im_end|>"
+
+  formatter = chat.formatter(_changed(tmp_path, "qwen_2_5", edit))
+  library = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+  built = templates.build(EPISODE, formatter, LAYOUT)
+  (pair,) = [p for p in built.pairs if (p.shots, p.context) == (2, Context.DESCRIPTION)]
+  whole = library.encode(GOLDEN["qwen_2_5"]["text"], add_special_tokens=False).ids
+  assert _path(built, pair.chosen)[0] == whole
+  assert len(whole) < len(GOLDEN["qwen_2_5"]["ids"])
 
 
 def test_sentencepiece_with_a_template_beside_it(tmp_path):

@@ -163,8 +163,15 @@ def _whole_path(built, segment):
   return tuple(built.tree.tokens[trees.path_to(built.tree, last)].tolist())
 
 
-def test_a_chat_samples_what_the_plain_model_says(chatting):
-  """With no BOS to begin with, and nobody's shots: the first question is all there is."""
+@pytest.mark.parametrize("template", ["chat", "headings"])
+def test_with_another_models_tokenizer_the_sampler_says_what_the_plain_model_does(
+  chatting, template
+):
+  """Under headings there is no BOS: without shots the first question is all there is."""
+  if template == "headings":
+    formatter = templates.Formatter(chatting.formatter.tokenizer, templates.HEADINGS)
+    chatting = dataclasses.replace(chatting, formatter=formatter)
+    assert chatting.context(()).tokens == ()
   shots = (Preference("Why?", "So.", "No..."),)
   answers = chatting.respond([(), shots], [["And then?"]] * 2, GREEDY, seed=0)
   for own, (answer,) in zip(((), shots), answers, strict=True):
