@@ -136,7 +136,7 @@ def _between(texts: Sequence[str]) -> ChatTemplate:
     count = len(found) - 1
     if re.findall("|".join(_PLAIN), text) != [*_PLAIN[:count]] or count % 2 == 0:
       raise ChatTemplateError(
-        f"chat template: found {text!r}, expected each message's content once, and in order"
+        f"chat template: found {text[:1000]!r}, expected each message's content once, and in order"
       )
     starts.add(found[0])
     replies.add(found[-1])
@@ -151,8 +151,8 @@ def _between(texts: Sequence[str]) -> ChatTemplate:
   for name, found in zip(what, (starts, replies, answered, turns), strict=True):
     if len(found) > 1:
       raise ChatTemplateError(
-        f"chat template: found {sorted(found)} {name}, expected the same text however many turns "
-        "there are: it cannot be shared by what a token tree scores"
+        f"chat template: found {sorted(t[-500:] for t in found)} {name}, expected the same text "
+        "however many turns there are: it cannot be shared by what a token tree scores"
       )
   (start,), (reply,), (before,), (turn,) = starts, replies, answered, turns
   lead = before.removeprefix(reply)

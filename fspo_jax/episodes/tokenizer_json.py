@@ -40,8 +40,8 @@ class TokenizerJson:
     self._check_declared()
     self.special_tokens = self._files.special_tokens()
     self.chat_template = self._files.chat_template()
-    # Worlds repeat their phrases, and an episode's shots are those of others.
-    self._encode = functools.lru_cache(maxsize=1 << 16)(self._encode_anew)
+    # An episode's shots are those of others, too. Real responses are long: not too many of them.
+    self._encode = functools.lru_cache(maxsize=1 << 12)(self._encode_anew)
 
   def __reduce__(self) -> tuple[type[TokenizerJson], tuple[bytes]]:
     return TokenizerJson, (self.model,)

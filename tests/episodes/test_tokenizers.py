@@ -3,9 +3,13 @@
 """Tests of the tokenizers."""
 
 import functools
+import importlib.util
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import unicodedata
 import zipfile
 
@@ -16,7 +20,7 @@ import pytest
 import sentencepiece
 
 from fspo_jax import preferences
-from fspo_jax.episodes import sampling, templates, tokenizers, trees
+from fspo_jax.episodes import chat, sampling, templates, tokenizers, trees
 from tests import tiny
 
 FIXTURES = tiny.REPO / "tests" / "fixtures" / "tokenizers"
@@ -295,3 +299,27 @@ def test_tokens_beyond_a_sentencepiece_model_need_another_file(tmp_path):
   (tmp_path / "tokenizer_config.json").write_text(config, "utf-8")
   with pytest.raises(tokenizers.TokenizerError, match=r"'<pad>' with the id 900.*expected a token"):
     tokenizers.load(tmp_path)
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+  monkeypatch.setitem(sys.modules, "tokenizers", None)
+  with pytest.raises(ImportError, match=r"tokenizer\.json: .*pip install 'fspo_jax\[hf\]'"):
+    tokenizers.load(FIXTURES / "gemma")
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ImportError, match=r"'jinja2' is missing: pip install 'fspo_jax\[hf\]'"):
+    chat.learn("{{ messages }}", {})
+
+
+def test_chats_need_no_jax():
+  pytest.importorskip("tokenizers", reason="the extra 'hf' is not installed")
+  pytest.importorskip("jinja2", reason="the extra 'hf' is not installed")
+  code = (
+    "import sys; sys.modules['jax'] = None\n"
+    "from fspo_jax.episodes import batching, chat, tokenizers\n"
+    f"print(chat.formatter(tokenizers.load({str(FIXTURES / 'gemma')!r})).start)"
+  )
+  environment = {**os.environ, "PYTHONPATH": str(tiny.REPO)}
+  done = subprocess.run(
+    [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+  )
+  assert done.stdout.strip() == "(2, 4)"  # BOS, and what begins a turn
