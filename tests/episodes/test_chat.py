@@ -297,6 +297,10 @@ _UNFIT = {
     "{{ messages|length }}" + _turns("{{ m.content }}"),
     r"found \['1\[user\]', '3\[user\]', '5\[user\]'\] before the first message",
   ),
+  "writes more than it asks for": (
+    _turns("{{ 'So: ' if m.role == 'assistant' else '' }}{{ m.content }}"),
+    r"found '</s>\[assistant\]So: ' before an answer of earlier turns, expected '</s>\[assi",
+  ),
   "asks for more than it writes": (
     _turns("{{ m.content }}") + "<think>\n\n</think>",
     r"found '</s>\[assistant\]' before an answer of earlier turns, expected .*<think>",
@@ -371,6 +375,24 @@ def test_special_tokens_that_swallow_the_white_space_after_them(tmp_path):
   whole = library.encode(GOLDEN["qwen_2_5"]["text"], add_special_tokens=False).ids
   assert _path(built, pair.chosen)[0] == whole
   assert len(whole) < len(GOLDEN["qwen_2_5"]["ids"])
+
+
+def test_text_right_after_special_tokens_gets_no_space_where_none_is_put(tmp_path):
+  chats = "{{ bos_token }}{% for m in messages %}{{ '[INST]' if m.role == 'user' else '' }}"
+  chats += "{{ m.content }}{{ '[/INST]' if m.role == 'user' else eos_token }}{% endfor %}"
+
+  def edit(name, parsed):
+    if name == "tokenizer_config.json":
+      parsed["chat_template"] = chats
+
+  formatter = chat.formatter(_changed(tmp_path, "mistral", edit))
+  library = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+  built = templates.build(EPISODE, formatter, LAYOUT)
+  (pair,) = [p for p in built.pairs if (p.shots, p.context) == (2, Context.DESCRIPTION)]
+  contents = [m["content"] for m in _messages(SHOTS, EPISODE.description, QUERY.prompt)]
+  text = formatter.template.text([*contents, QUERY.chosen, ""]).removesuffix("[INST][/INST]")
+  whole = library.encode(text, add_special_tokens=False).ids
+  assert sum(_path(built, pair.chosen), []) == whole
 
 
 def test_sentencepiece_with_a_template_beside_it(tmp_path):
