@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 
 import jax
 import ml_collections
@@ -78,6 +79,10 @@ def _check_template(c: ml_collections.ConfigDict) -> None:
       f"template={c.template!r}: found chat.system={c.chat.system!r} and chat.date="
       f"{c.chat.date!r}, expected '': they are of the template 'chat'"
     )
+  try:
+    datetime.date.fromisoformat(c.chat.date or "2024-07-26")
+  except ValueError as error:
+    raise ValueError(f"chat.date={c.chat.date!r}: expected one like '2024-07-26'") from error
   if c.tokenizer.path and "tokenizer" not in c.stages:
     raise ValueError(
       f"tokenizer.path={c.tokenizer.path!r} and stages={tuple(c.stages)}: expected 'tokenizer', "

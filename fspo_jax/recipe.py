@@ -145,7 +145,9 @@ class Recipe:
     """Trains the tokenizer on the training text, or takes the one that there is."""
     keys = self.config.tokenizer
     if keys.path:
-      self.workdir.write("tokenizer.model", tokenizers.load(keys.path).model)
+      found = tokenizers.load(keys.path)
+      config_lib.formatter(self.config, found)  # refuses now what would not fit later
+      self.workdir.write("tokenizer.model", found.model)
       return
     trained = tokenizers.train(
       self.plan.data.source.corpus(self.plan.seed("corpus"), keys.corpus_lines),

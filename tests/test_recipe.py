@@ -179,6 +179,10 @@ _REFUSED = {
     {"chat__system": "Be brief."},
     r"template='markers': found chat\.system='Be brief\.'",
   ),
+  "a date that is none": (
+    {"tokenizer__path": "folder", "template": "chat", "chat__date": "July"},
+    r"chat\.date='July': expected one like '2024-07-26'",
+  ),
   "an unknown template": ({"template": "xml"}, r"template='xml' is not one of"),
   "an unknown data set": ({"data__name": "movies"}, r"data\.name='movies' is not one of"),
   "a world out of range": ({"world__label_noise": 0.7}, r"label_noise: found 0\.7"),

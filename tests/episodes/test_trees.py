@@ -48,6 +48,20 @@ def test_a_small_tree_by_hand():
   assert trees.path_to(tree, 7) == [0, 1, 4, 6, 7]
 
 
+def test_a_root_without_tokens_leaves_its_children_apart():
+  # a b +- c    index     0 1 2 3 4
+  #     +- d    token     a b c d e
+  # e           parent   -1 0 1 1 -1
+  first = Node((1, 2), 1, children=(Node((3,), 2, 0), Node((4,), 2, 1)))
+  tree = trees.flatten(Node((), 0, children=(first, Node((5,), 1))))
+  np.testing.assert_array_equal(tree.tokens, [1, 2, 3, 4, 5])
+  np.testing.assert_array_equal(tree.positions, [0, 1, 2, 2, 0])
+  np.testing.assert_array_equal(tree.parents, [-1, 0, 1, 1, -1])
+  np.testing.assert_array_equal(tree.subtree_end, [4, 4, 3, 4, 5])
+  with pytest.raises(ValueError, match="segment 0: found no token before it"):
+    trees.flatten(Node((), 0, children=(Node((1,), 1, 0),)))
+
+
 @hypothesis.given(tiny.nodes(max_nodes=12))
 def test_flatten_is_the_preorder_of_the_nodes(root):
   tree, expected = trees.flatten(root), _reference(root)
