@@ -15,7 +15,7 @@ import pytest
 from fspo_jax import checkpoints, jsonl, preferences
 from fspo_jax.episodes import tokenizers
 from fspo_jax.evaluation import results as results_lib
-from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.inference.writer import Writer
 from fspo_jax.worlds.world import simulate_user
 from tests import tiny, tiny_base
 
@@ -212,8 +212,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(run, cache, tmp_path):
   assert log.count("already finished") == 2  # the tokenizer and SFT
   assert metrics.read_bytes() == (whole / "metrics" / "preference.jsonl").read_bytes()
   ours, theirs = (
-    tiny.flat(Personalizer.load(path / "checkpoints" / "preference").params)
-    for path in (killed, whole)
+    tiny.flat(Writer.load(path / "checkpoints" / "preference").params) for path in (killed, whole)
   )
   assert ours.keys() == theirs.keys()
   for name, leaf in ours.items():
