@@ -22,8 +22,8 @@ import ml_collections
 from fspo_jax import base as base_lib
 from fspo_jax import data
 from fspo_jax.evaluation import base_quality, results
-from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer
 from fspo_jax.training import metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run of experiments/base.py.", required=True)
@@ -39,11 +39,11 @@ _GREEDY = Decoding(0.0, 1.0, 40)
 _CURVE_POINTS = 400
 
 
-def measure(personalizer: Personalizer, c: ml_collections.ConfigDict, users: int) -> dict[str, Any]:
+def measure(writer: Writer, c: ml_collections.ConfigDict, users: int) -> dict[str, Any]:
   """How well a base follows and reads, by world.
 
   Args:
-    personalizer: the base.
+    writer: the base.
     c: its config.
     users: asked and read in each world.
 
@@ -55,14 +55,14 @@ def measure(personalizer: Personalizer, c: ml_collections.ConfigDict, users: int
     world = data.make_world(c, name)
     by_topics = {
       topics: base_quality.following(
-        world, personalizer, _SAMPLED, topics=topics, users=users, prompts=2, seed=0
+        world, writer, _SAMPLED, topics=topics, users=users, prompts=2, seed=0
       )
       for topics in ("train", "unseen")
     }
     found[name] = {
       "following": {topics: interval.mean for topics, interval in by_topics.items()},
       "following_ci95": {topics: interval.ci for topics, interval in by_topics.items()},
-      "reading": base_quality.reading(world, personalizer, _GREEDY, pairs=users, seed=0),
+      "reading": base_quality.reading(world, writer, _GREEDY, pairs=users, seed=0),
     }
     print(f"{name}: {summary(found[name])}", flush=True)
   return found
@@ -94,8 +94,8 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   workdir = pathlib.Path(_WORKDIR.value)
   config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text()))
-  personalizer = Personalizer.load(workdir / "checkpoints" / "sft")
-  quality = measure(personalizer, config, _USERS.value)
+  writer = Writer.load(workdir / "checkpoints" / "sft")
+  quality = measure(writer, config, _USERS.value)
   short = below_gate(quality)
   if short and _BELOW_GATE.value == "refuse":
     print("publish_base: not written, below the gate:\n  " + "\n  ".join(short), file=sys.stderr)
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
   rows = metrics.read_jsonl(workdir / "metrics" / "sft.jsonl")
   base_lib.save(
     _OUT.value,
-    base_lib.Base(config, personalizer.params, personalizer.formatter.tokenizer),
+    base_lib.Base(config, writer.params, writer.formatter.tokenizer),
     provenance={
       "command": command,
       "base": before,  # what it went on from

@@ -24,7 +24,7 @@ from fspo_jax.episodes import batching, tokenizers
 from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter
 from fspo_jax.evaluation import contenders, evaluate
-from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.inference.writer import Writer
 from fspo_jax.models import transformer, vpl
 from fspo_jax.training import loop, optimizer, step
 from fspo_jax.training import vpl as vpl_training
@@ -198,7 +198,7 @@ class Recipe:
       rows = rows_lib.paired(
         self.config,
         stage.rows,
-        Personalizer(model, reference, formatter),
+        Writer(model, reference, formatter),
         self.plan.data.world,
         self.workdir.path / "description_pairs.jsonl",
         self.plan.seed("descriptions"),

@@ -20,8 +20,8 @@ from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.user_finetuning import Settings, UserFinetuning
 from fspo_jax.evaluation.variational import Variational
 from fspo_jax.inference import rat
-from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer
 from fspo_jax.models.lora import LoraConfig
 from fspo_jax.models.vpl import VplConfig
 from fspo_jax.synthesis import embedders
@@ -134,7 +134,7 @@ def closeness(c: ml_collections.ConfigDict, world: World[Any] | None) -> on_poli
 def paired(
   c: ml_collections.ConfigDict,
   rows: batching.Rows,
-  writer: Personalizer,
+  writer: Writer,
   world: World[Any] | None,
   path: pathlib.Path,
   seed: int,

@@ -15,8 +15,8 @@ from fspo_jax import checks, presets, recipe, sharding
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import on_policy, pretraining
 from fspo_jax.evaluation import base_quality, statistics
-from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer
 from fspo_jax.workdir import Workdir
 from tests import tiny, tiny_base
 
@@ -61,7 +61,7 @@ def test_a_base_is_trained_and_opened_by_its_path(tmp_path):
   )
   plan = recipe.make_plan(config)
   recipe.Recipe(plan, Workdir(tmp_path, recipe.as_json(config))).run()
-  base = Personalizer.load(tmp_path / "checkpoints" / "sft")
+  base = Writer.load(tmp_path / "checkpoints" / "sft")
   (world,) = plan.data.source.worlds[1:2]
   found = base_quality.following(
     world, base, Decoding(0.3, 1.0, 8), topics="unseen", users=2, prompts=1, seed=0
@@ -88,7 +88,7 @@ def test_a_base_goes_on_from_another(tmp_path):
     config.update_from_flattened_dict(changes)
   plan = recipe.make_plan(config)
   recipe.Recipe(plan, Workdir(tmp_path / "run", recipe.as_json(config))).run()
-  after = Personalizer.load(tmp_path / "run" / "checkpoints" / "sft")
+  after = Writer.load(tmp_path / "run" / "checkpoints" / "sft")
   assert after.formatter.tokenizer.model == before.tokenizer.model
   moved = [
     np.abs(x - y).max()
@@ -165,9 +165,9 @@ def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
   stage = "base" if method in ("prompted", "user_lora") else "preference"
   if method == "vpl":
     with pytest.raises(ValueError, match="found a policy of VPL"):
-      Personalizer.load(tmp_path / "run" / "checkpoints" / stage)
+      Writer.load(tmp_path / "run" / "checkpoints" / stage)
     return
-  opened = Personalizer.load(tmp_path / "run" / "checkpoints" / stage)
+  opened = Writer.load(tmp_path / "run" / "checkpoints" / stage)
   assert opened.formatter.tokenizer.model == tiny.tokenizer().model
 
 
@@ -193,7 +193,7 @@ def test_what_is_measured_is_asked_of_every_world(publish, monkeypatch):
   """A base that follows everything and reads nothing: the inverse of each world says so."""
   asked = []
 
-  def following(world, personalizer, decoding, *, topics, users, prompts, seed):
+  def following(world, writer, decoding, *, topics, users, prompts, seed):
     asked.append((world.name, topics))
     return statistics.Interval(1.0, 0.9, 1.0, users)
 

@@ -15,7 +15,7 @@ import pytest
 from fspo_jax import checkpoints, jsonl, preferences
 from fspo_jax.episodes import tokenizers
 from fspo_jax.evaluation import results as results_lib
-from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.inference.writer import Writer
 from fspo_jax.worlds.world import simulate_user
 from tests import tiny, tiny_base
 
@@ -191,8 +191,7 @@ def test_a_run_in_the_chat_template_of_another_models_tokenizer(tmp_path, cache)
   del overrides["tokenizer.vocab_size"], overrides["tokenizer.corpus_lines"]
   status, _, err = _finish(_start(cache, tmp_path / "run", overrides))
   assert status == 0, err
-  personalizer = Personalizer.load(tmp_path / "run" / "checkpoints" / "preference")
-  form = personalizer.formatter
+  form = Writer.load(tmp_path / "run" / "checkpoints" / "preference").formatter
   assert "You know what this user likes.<|eot_id|>" in form.template.start
   assert form.tokenizer.files == {f.name: f.read_bytes() for f in folder.iterdir()}
   assert form.stop_id == form.tokenizer.token_id("<|eot_id|>")
@@ -241,8 +240,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(run, cache, tmp_path):
   assert log.count("already finished") == 2  # the tokenizer and SFT
   assert metrics.read_bytes() == (whole / "metrics" / "preference.jsonl").read_bytes()
   ours, theirs = (
-    tiny.flat(Personalizer.load(path / "checkpoints" / "preference").params)
-    for path in (killed, whole)
+    tiny.flat(Writer.load(path / "checkpoints" / "preference").params) for path in (killed, whole)
   )
   assert ours.keys() == theirs.keys()
   for name, leaf in ours.items():

@@ -9,8 +9,8 @@ import pytest
 from fspo_jax import base as base_lib
 from fspo_jax import data, presets, sharding
 from fspo_jax.evaluation import base_quality
-from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer
 from tests import tiny
 
 
@@ -44,9 +44,9 @@ def test_follows_as_measured(base, provenance, name):
   """On 60 responses, at most 3 standard errors of 60 below what was measured, and a little."""
   measured = provenance["quality"][name]
   world = data.make_world(base.config, name)
-  personalizer = Personalizer(base.model, base.params, base.formatter)
+  writer = Writer(base.model, base.params, base.formatter)
   found = base_quality.following(
-    world, personalizer, Decoding(0.3, 1.0, 64), topics="unseen", users=60, prompts=1, seed=1
+    world, writer, Decoding(0.3, 1.0, 64), topics="unseen", users=60, prompts=1, seed=1
   )
   share = measured["following"]["unseen"]
   assert found.mean >= share - 3 * (share * (1 - share) / 60) ** 0.5 - 0.03

@@ -71,9 +71,7 @@ def study(run: recipe.Recipe, shares: Sequence[float]) -> dict[str, Any]:
   texts = [episode.description for episode in episodes]
   if _OF.value == "written":
     length = Decoding(settings.description_temperature, 1.0, settings.max_description_tokens)
-    described = models.personalizer(trained=True).describe(
-      [e.shots for e in episodes], length, seed=seed
-    )
+    described = models.writer(trained=True).describe([e.shots for e in episodes], length, seed=seed)
     texts = [each.text for each in described]
 
   def measured(method: str, texts: Sequence[str]) -> dict[str, Any]:

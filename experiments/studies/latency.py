@@ -64,10 +64,10 @@ def study(run: recipe.Recipe) -> dict[str, Any]:
       start = time.perf_counter()
       if method == "fspo_rat":
         # Not as the contender does, which writes the descriptions after all ks, and once.
-        described = models.personalizer(trained=True).describe(
+        described = models.writer(trained=True).describe(
           [e.shots for e in own], length, seed=seed + repeat
         )
-        written = models.personalizer(trained=True).respond(
+        written = models.writer(trained=True).respond(
           [e.shots for e in own],
           prompts[:users],
           decoding,

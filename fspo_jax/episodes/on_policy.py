@@ -35,7 +35,7 @@ Closeness = Callable[[str, Sequence[str]], Sequence[float]]
 
 
 class Sample(Protocol):
-  """A sampled text, as `inference.personalizer.Written`."""
+  """A sampled text, as `inference.writer.Written`."""
 
   @property
   def text(self) -> str:

@@ -16,8 +16,8 @@ import numpy as np
 
 from fspo_jax.episodes.pretraining import reading_question
 from fspo_jax.evaluation import statistics
-from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds.world import TopicSplit, World
 
@@ -26,7 +26,7 @@ _RESAMPLES = 2000
 
 def following(
   world: World[Any],
-  personalizer: Personalizer,
+  writer: Writer,
   decoding: Decoding,
   *,
   topics: TopicSplit,
@@ -38,7 +38,7 @@ def following(
 
   Args:
     world: whose unseen users are described, and whose inverse reads the responses.
-    personalizer: the base.
+    writer: the base.
     decoding: how responses are sampled.
     topics: which topics are asked about.
     users: how many of the unseen users, drawn with replacement.
@@ -49,7 +49,7 @@ def following(
   everybody = world.users("unseen")
   drawn = [everybody[i] for i in rng.integers(len(everybody), size=users)]
   asked = [_prompts(world, topics, prompts, rng) for _ in drawn]
-  written = personalizer.respond(
+  written = writer.respond(
     [()] * users,
     asked,
     decoding,
@@ -67,7 +67,7 @@ def following(
 
 
 def reading(
-  world: World[Any], personalizer: Personalizer, decoding: Decoding, *, pairs: int, seed: int
+  world: World[Any], writer: Writer, decoding: Decoding, *, pairs: int, seed: int
 ) -> dict[str, float]:
   """How often each word of descriptions is read off a response that it is true of.
 
@@ -75,7 +75,7 @@ def reading(
 
   Args:
     world: whose responses are read.
-    personalizer: the base.
+    writer: the base.
     decoding: how readings are sampled; greedy to measure.
     pairs: how many pairs are read.
     seed: of the pairs.
@@ -93,7 +93,7 @@ def reading(
     shots.append([Preference(prompt, chosen, rejected)])
     gold.append([world.reading(prompt, kind) for kind in kinds])
   asked = [[reading_question(side) for side in (0, 1)]] * pairs
-  written = personalizer.respond(shots, asked, decoding, seed=seed)
+  written = writer.respond(shots, asked, decoding, seed=seed)
   seen, right = collections.Counter(), collections.Counter()
   for own, responses in zip(gold, written, strict=True):
     for expected, response in zip(own, responses, strict=True):

@@ -18,8 +18,8 @@ from fspo_jax.episodes.templates import Context, Formatter, Layout
 from fspo_jax.evaluation import preference_accuracy
 from fspo_jax.evaluation.methods import Method
 from fspo_jax.evaluation.preference_accuracy import PairScores
-from fspo_jax.inference.personalizer import Personalizer, Written
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer, Written
 from fspo_jax.models import transformer
 
 Margins = Float[np.ndarray, " episodes"]
@@ -55,9 +55,9 @@ class Models:
   mesh: jax.sharding.Mesh
   vocab_chunk: int
 
-  def personalizer(self, *, trained: bool) -> Personalizer:
+  def writer(self, *, trained: bool) -> Writer:
     """The policy at work, or the base."""
-    return Personalizer(self.model, self.policy if trained else self.base, self.formatter)
+    return Writer(self.model, self.policy if trained else self.base, self.formatter)
 
 
 class Scorer:
@@ -227,7 +227,7 @@ class Prompted:
       descriptions = [written[-1] for written in self.describe(episodes)]
     elif m.description:
       descriptions = [episode.description for episode in episodes]
-    return self.scorer.models.personalizer(trained=m.trained).respond(
+    return self.scorer.models.writer(trained=m.trained).respond(
       [episode.shots if m.shots else () for episode in episodes],
       prompts,
       decoding,

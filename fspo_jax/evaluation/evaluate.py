@@ -157,7 +157,7 @@ class SplitEvaluation:
       s = self.settings
       decoding = Decoding(s.description_temperature, 1.0, s.max_description_tokens)
       contexts = [e.shots[:k] for e in episodes[done:] for k in range(self.shots + 1)]
-      flat = self.models.personalizer(trained=True).describe(
+      flat = self.models.writer(trained=True).describe(
         contexts, decoding, seed=self._stream("descriptions", done)
       )
       step = self.shots + 1

@@ -24,8 +24,8 @@ from fspo_jax.episodes import batching
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Formatter, Layout
 from fspo_jax.evaluation.contenders import check_one_query, shots_of
-from fspo_jax.inference.personalizer import Personalizer, Written
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer, Written
 from fspo_jax.models import lora, scoring, transformer
 from fspo_jax.preferences import Preference
 from fspo_jax.training import metrics, step
@@ -174,10 +174,10 @@ class UserFinetuning:
       raise ValueError(f"{len(episodes)} users, but prompts for {len(prompts)}")
     answers = []
     for user, params in enumerate(self.parameters(episodes)):
-      # A personalizer counts users from 0, and each of ours has one to themselves.
+      # A writer counts users from 0, and each of ours has one to themselves.
       own = int(np.random.SeedSequence([seed, user]).generate_state(1, np.uint64)[0])
-      personalizer = Personalizer(self.model, params, self.formatter)
-      answers += personalizer.respond([()], [prompts[user]], decoding, seed=own)
+      writer = Writer(self.model, params, self.formatter)
+      answers += writer.respond([()], [prompts[user]], decoding, seed=own)
     return answers
 
   def parameters(self, episodes: Sequence[Episode]) -> Iterator[dict]:

@@ -24,8 +24,8 @@ from fspo_jax.evaluation.contenders import (
   fit_packing,
   shots_of,
 )
-from fspo_jax.inference.personalizer import Written
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Written
 from fspo_jax.models import scoring, transformer, vpl
 from fspo_jax.training.step import pair_margins
 from fspo_jax.training.vpl import pair_features
@@ -84,7 +84,7 @@ class Variational:
     seed: int,
   ) -> list[list[Written]]:
     """Responses of the policy under the latent of all of a user's shots, and no context."""
-    return self.models.personalizer(trained=True).respond(
+    return self.models.writer(trained=True).respond(
       [()] * len(episodes), prompts, decoding, seed=seed, offsets=self.offsets(episodes)
     )
 

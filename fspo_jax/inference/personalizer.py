@@ -1,184 +1,341 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The Personalizer: a user's shots in, a description and responses for that user out."""
+"""The Personalizer: one user's preferences in; a description, responses and a ranking out.
+
+It is what `fspo_jax.load` gives, made for notebooks and services that serve one user at a time:
+texts in and texts out, greedy unless a temperature is given. A user's context is computed at
+the first request and kept for the next ones. `inference.writer` is its engine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-import dataclasses
-import pathlib
+import collections
+from collections.abc import Iterator, Mapping, Sequence
+import functools
+from typing import Any
 
 import jax
-from jaxtyping import Float
-import ml_collections
+from jaxtyping import Array, Float
 import numpy as np
 
-from fspo_jax import checkpoints, sharding
-from fspo_jax import config as config_lib
-from fspo_jax.episodes import tokenizers
-from fspo_jax.episodes.templates import After, Formatter, Role
+from fspo_jax import losses
+from fspo_jax.episodes import batching
+from fspo_jax.episodes.sampling import Episode
+from fspo_jax.episodes.templates import Layout, Role
 from fspo_jax.inference import sampler
-from fspo_jax.inference.sampler import Run
-from fspo_jax.models import transformer
+from fspo_jax.inference.sampler import Decoding, Run
+from fspo_jax.inference.writer import Writer
+from fspo_jax.models import scoring, transformer
 from fspo_jax.preferences import Preference
 from fspo_jax.training import step
 
+# A preference, or the same as a record has it: {"prompt": ..., "chosen": ..., "rejected": ...}.
+PreferenceLike = Preference | Mapping[str, str]
 
-@dataclasses.dataclass(frozen=True)
-class Written:
-  """A sampled text, and whether it came to its own end."""
-
-  text: str
-  finished: bool
+_BUCKET = 64  # tokens; a row is rounded up to it, so that few shapes are compiled
+_CUT = "\ufffd"  # how a decoder writes a character of which bytes are still to come
 
 
-@dataclasses.dataclass(frozen=True)
 class Personalizer:
-  """Answers prompts for users, each known by a few preferences.
+  """A model that answers for the user whose preferences it is shown."""
 
-  Attributes:
-    model: the decoder.
-    params: its parameters.
-    formatter: the same text-to-tokens that it was trained with.
-    batch: sequences that run together.
-  """
+  def __init__(
+    self,
+    writer: Writer,
+    *,
+    reference: dict | None = None,
+    objective: step.Objective | None = None,
+    vocab_chunk: int = 8192,
+    users: int = 8,
+  ) -> None:
+    """Wraps a model.
 
-  model: transformer.Transformer
-  params: dict
-  formatter: Formatter
-  batch: int = 128
-
-  @classmethod
-  def load(cls, directory: str | pathlib.Path) -> Personalizer:
-    """Opens a stage's checkpoints (`workdir/checkpoints/preference`): all it takes is the path."""
-    with checkpoints.Checkpoints(directory) as saved:
-      config = ml_collections.ConfigDict(saved.metadata()["config"])
-      # Checkpoints that are older than VPL have no such keys.
-      if pathlib.Path(directory).name == "preference" and "vpl" in config and config.vpl.use:
-        raise ValueError(
-          f"{directory}: found a policy of VPL, which is told who asks by a latent, expected one "
-          "that reads shots; evaluate it with the method 'vpl'"
-        )
-      tokenizer = tokenizers.from_bytes(saved.tokenizer())
-      model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
-      mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-      params = saved.restore_params(step.abstract_params(model, mesh))
-    return cls(model, params, config_lib.formatter(config, tokenizer))
-
-  def context(self, shots: Sequence[Preference], description: str | None = None) -> Run:
-    """The tokens of a user's context: the shots, then a description if there is one."""
-    form = self.formatter
-    run = Run.of(form.start, Role.CONTROL)
-    for k, shot in enumerate(shots):
-      run += Run.of(form.question(shot.prompt, After.of(shots[:k])), Role.QUESTION)
-      run += Run.of(form.answer(shot.chosen), Role.PREFERRED)
-      run += Run.of(form.dispreferred(shot.rejected), Role.DISPREFERRED)
-    if description is not None:
-      opening = form.description(After.of(shots))
-      run += Run.of((*opening, *form.answer(description)), Role.DESCRIPTION)
-    return run
-
-  def to_describe(self, shots: Sequence[Preference]) -> Run:
-    """The tokens of a user's context, up to where a description of them begins."""
-    opening = self.formatter.description(After.of(shots))
-    return self.context(shots) + Run.of(opening, Role.DESCRIPTION)
+    Args:
+      writer: the model, its parameters and its format.
+      reference: parameters of the frozen reference that the policy was trained against; None
+        where they are not at hand, or there is none.
+      objective: what the policy was trained to minimise, which says what its implicit reward is;
+        None for a model that was not trained on preferences.
+      vocab_chunk: vocabulary entries per chunk when responses are scored.
+      users: whose contexts are kept, those least recently asked about forgotten first.
+    """
+    self.writer, self.reference, self.objective = writer, reference, objective
+    self._vocab_chunk, self._users = vocab_chunk, users
+    self._contexts: collections.OrderedDict[Run, sampler.Context] = collections.OrderedDict()
 
   def describe(
     self,
-    users: Sequence[Sequence[Preference]],
-    decoding: sampler.Decoding,
+    preferences: Sequence[PreferenceLike],
     *,
-    seed: int,
-  ) -> list[Written]:
-    """Writes a description of each user from their shots (the first half of RAT)."""
-    written = []
-    for first in range(0, len(users), self.batch):
-      runs = [self.to_describe(shots) for shots in users[first : first + self.batch]]
-      context = self._prefill(runs, decoding.max_tokens)
-      seeds = [(seed, first + i) for i in range(len(runs))]
-      written += self._sample(context, Role.DESCRIPTION, decoding, seeds)
-    return written
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> str:
+    """Describes the user, as RAT does before it answers.
+
+    Args:
+      preferences: of the user, oldest first.
+      max_new_tokens: the description is cut there.
+      temperature: 0 is greedy.
+      top_p: the smallest set of tokens with so much probability is sampled from.
+      seed: of the sampling.
+    """
+    decoding = Decoding(temperature, top_p, max_new_tokens)
+    shots = _preferences(preferences)
+    run, asked = self.writer.context(shots), self.writer.asked_to_describe(shots)
+    stop = self.writer.formatter.stop_id
+    return "".join(self._text(run, asked, Role.DESCRIPTION, stop, decoding, (seed, 0))).strip()
 
   def respond(
     self,
-    users: Sequence[Sequence[Preference]],
-    prompts: Sequence[Sequence[str]],
-    decoding: sampler.Decoding,
+    preferences: Sequence[PreferenceLike],
+    prompt: str,
     *,
-    seed: int,
-    descriptions: Sequence[str | None] | None = None,
-    offsets: Float[np.ndarray, "users D"] | None = None,
-  ) -> list[list[Written]]:
-    """Answers each user's prompts; a user's context is computed once.
+    description: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> str:
+    """Answers a prompt for the user.
 
     Args:
-      users: the shots of each user; none at all for the unpersonalized model.
-      prompts: the prompts of each user, equally many.
-      decoding: how tokens are chosen.
-      seed: with the indices of user and prompt, all that the randomness depends on.
-      descriptions: of each user, put after the shots: gold, or written by `describe`.
-      offsets: of each user, added to the embeddings of all their tokens (see `models.vpl`).
+      preferences: of the user, oldest first; none for the model without personalization.
+      prompt: what is asked.
+      description: of the user, put after the preferences; what `describe` wrote makes it RAT.
+      max_new_tokens: the response is cut there.
+      temperature: 0 is greedy.
+      top_p: the smallest set of tokens with so much probability is sampled from.
+      seed: of the sampling.
+    """
+    decoding = Decoding(temperature, top_p, max_new_tokens)
+    return "".join(self._response(preferences, prompt, description, decoding, seed)).strip()
+
+  def stream(
+    self,
+    preferences: Sequence[PreferenceLike],
+    prompt: str,
+    *,
+    description: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> Iterator[str]:
+    """Answers a prompt piece by piece, as it is written; the arguments are those of `respond`.
+
+    Yields:
+      Parts of the text that `respond` returns: joined and stripped, they are the same.
+    """
+    decoding = Decoding(temperature, top_p, max_new_tokens)
+    return self._response(preferences, prompt, description, decoding, seed)
+
+  def respond_many(
+    self,
+    users: Sequence[Sequence[PreferenceLike]],
+    prompts: Sequence[Sequence[str]],
+    *,
+    descriptions: Sequence[str | None] | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> list[list[str]]:
+    """Answers the prompts of many users together, which is faster than one after another.
+
+    Args:
+      users: the preferences of each.
+      prompts: of each user, equally many.
+      descriptions: of each user, or None.
+      max_new_tokens: a response is cut there.
+      temperature: 0 is greedy.
+      top_p: the smallest set of tokens with so much probability is sampled from.
+      seed: of the sampling, together with the places of user and prompt.
 
     Returns:
       For each user, a response to each prompt.
 
     Raises:
-      ValueError: the users have different numbers of prompts.
+      ValueError: users have different numbers of prompts.
     """
-    counts = {len(p) for p in prompts}
-    if len(counts) != 1 or len(prompts) != len(users):
+    written = self.writer.respond(
+      [_preferences(own) for own in users],
+      prompts,
+      Decoding(temperature, top_p, max_new_tokens),
+      seed=seed,
+      descriptions=descriptions,
+    )
+    return [[response.text for response in own] for own in written]
+
+  def rank(
+    self, preferences: Sequence[PreferenceLike], prompt: str, responses: Sequence[str]
+  ) -> Float[np.ndarray, " responses"]:
+    """The implicit reward of each response: the higher, the better the user should like it.
+
+    beta * (log pi(response | preferences, prompt) - log pi_ref(the same)), each per token if the
+    policy was trained so (DPO's implicit reward, arXiv 2305.18290, section 4); without the
+    reference for objectives that have none. Only differences between responses to one prompt mean
+    anything.
+
+    Args:
+      preferences: of the user, oldest first.
+      prompt: what was asked.
+      responses: to compare.
+
+    Raises:
+      ValueError: the model was not trained on preferences, or its reference is not at hand.
+    """
+    objective = self.objective
+    if objective is None or not objective.needs_pairs:
+      raise ValueError("found a model that was not trained on preferences: it has no rewards")
+    if objective.needs_reference and self.reference is None:
       raise ValueError(
-        f"{len(users)} users need equally many prompts each; found {sorted(counts)} prompts for "
-        f"{len(prompts)} users"
+        f"the rewards of loss.name={objective.name!r} compare with the reference, which is not "
+        "beside this checkpoint; load the run's directory"
       )
-    (copies,) = counts
-    descriptions = descriptions if descriptions is not None else [None] * len(users)
-    answers: list[list[Written]] = []
-    group = max(self.batch // copies, 1)
-    for first in range(0, len(users), group):
-      chosen = range(first, min(first + group, len(users)))
-      afters = [After.of(users[u], described=descriptions[u] is not None) for u in chosen]
-      questions = [
-        Run.of(self.formatter.question(q, after), Role.QUESTION)
-        for u, after in zip(chosen, afters, strict=True)
-        for q in prompts[u]
-      ]
-      room = max(len(q.tokens) for q in questions) + decoding.max_tokens
-      context = self._prefill(
-        [self.context(users[u], descriptions[u]) for u in chosen],
-        room,
-        None if offsets is None else offsets[first : chosen.stop],
-      )
-      context = sampler.fan_out(context, copies)
-      context = sampler.extend(self.model, self.params, context, questions)
-      seeds = [(seed, u, i) for u in chosen for i in range(copies)]
-      written = self._sample(context, Role.PREFERRED, decoding, seeds)
-      answers += [written[i * copies : (i + 1) * copies] for i in range(len(chosen))]
-    return answers
+    if not responses:
+      return np.zeros(0, np.float32)
+    batch = self._tree(_preferences(preferences), prompt, responses)
+    values = self._scores(self.writer.params, batch)
+    if objective.needs_reference:
+      values = values - self._scores(self.reference, batch)
+    return objective.beta * np.asarray(values)[0, : len(responses)]
 
-  def _prefill(
-    self, runs: list[Run], room: int, offset: Float[np.ndarray, "runs D"] | None = None
-  ) -> sampler.Context:
-    # 16 more than asked for: a run is padded to a multiple of 16 when it is appended.
-    capacity = max(len(run.tokens) for run in runs) + room + 16
-    context = sampler.empty(self.model.config, len(runs), capacity, offset)
-    return sampler.extend(self.model, self.params, context, runs)
-
-  def _sample(
+  def generate(
     self,
-    context: sampler.Context,
-    role: Role,
-    decoding: sampler.Decoding,
-    seeds: Sequence[Sequence[int]],
-  ) -> list[Written]:
-    tokenizer = self.formatter.tokenizer
-    sampled = sampler.sample(
-      self.model,
-      self.params,
+    prompt: str = "",
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> str:
+    """Continues a text, as the plain language model that it is: no user, no format.
+
+    Args:
+      prompt: the beginning, after the token that opens every text, if there is one; it is not in
+        the result.
+      max_new_tokens: the text is cut there.
+      temperature: 0 is greedy.
+      top_p: the smallest set of tokens with so much probability is sampled from.
+      seed: of the sampling.
+
+    Raises:
+      ValueError: an empty prompt, and a tokenizer without a token that opens texts.
+    """
+    form = self.writer.formatter
+    bos, eos = form.tokenizer.bos_id, form.tokenizer.eos_id
+    if bos is None and not prompt:
+      raise ValueError("prompt='': found a tokenizer without BOS, expected a text to go on from")
+    start = Run.of(() if bos is None else (bos,), Role.CONTROL)
+    told = Run.of(form.tokenizer.encode(prompt) if prompt else (), Role.PREFERRED)
+    decoding = Decoding(temperature, top_p, max_new_tokens)
+    stop = form.stop_id if eos is None else eos
+    return "".join(self._text(start, told, Role.PREFERRED, stop, decoding, (seed,)))
+
+  def _response(
+    self,
+    preferences: Sequence[PreferenceLike],
+    prompt: str,
+    description: str | None,
+    decoding: Decoding,
+    seed: int,
+  ) -> Iterator[str]:
+    shots = _preferences(preferences)
+    run = self.writer.context(shots, description)
+    asked = self.writer.asked(prompt, shots, description)
+    stop = self.writer.formatter.stop_id
+    # The seed that the engine gives the first prompt of its first user.
+    return self._text(run, asked, Role.PREFERRED, stop, decoding, (seed, 0, 0))
+
+  def _text(
+    self, known: Run, asked: Run, role: Role, stop: int, decoding: Decoding, seed: Sequence[int]
+  ) -> Iterator[str]:
+    """What is sampled after a context that is kept, and a run that is not, up to `stop`."""
+    model, params, tokenizer = (
+      self.writer.model,
+      self.writer.params,
+      self.writer.formatter.tokenizer,
+    )
+    room = -(-len(asked.tokens) // 16) * 16 + decoding.max_tokens
+    context = sampler.fan_out(self._context(known), 1, room)
+    if asked.tokens:
+      context = sampler.extend(model, params, context, [asked])
+    ids: list[int] = []
+    said = ""
+    for token in sampler.stream(
+      model,
+      params,
       context,
       role=role,
-      eos_id=self.formatter.stop_id,
+      eos_id=stop,
       decoding=decoding,
-      seeds=seeds,
+      seed=seed,
+    ):
+      ids.append(token)
+      text = tokenizer.decode(ids)
+      if not text.endswith(_CUT) and text != said:
+        yield text[len(said) :]
+        said = text
+    rest = tokenizer.decode(ids)
+    if rest != said:  # it was cut inside a character
+      yield rest[len(said) :]
+
+  def _context(self, run: Run) -> sampler.Context:
+    """What the model knows after a run: computed once, and kept."""
+    if run not in self._contexts:
+      context = sampler.empty(self.writer.model.config, 1, len(run.tokens) + 16)
+      self._contexts[run] = sampler.extend(self.writer.model, self.writer.params, context, [run])
+    self._contexts.move_to_end(run)
+    while len(self._contexts) > self._users:
+      self._contexts.popitem(last=False)
+    return self._contexts[run]
+
+  def _tree(
+    self, shots: Sequence[Preference], prompt: str, responses: Sequence[str]
+  ) -> batching.TreeBatch:
+    """One row: the shots once, and every response as a segment of its own after them."""
+    layout = Layout(query_shots=(len(shots),), rejected=False)
+    queries = tuple(Preference(prompt, response, "") for response in responses)
+    episode = Episode("", tuple(shots), queries)
+    form = self.writer.formatter
+    tokens, scored = batching.largest(lambda _: episode, 1, form, layout)
+    packing = batching.Packing.of(
+      layout,
+      shots=len(shots),
+      queries=len(responses),
+      episodes=1,
+      tokens=-(-tokens // _BUCKET) * _BUCKET,
+      scored_tokens=-(-scored // _BUCKET) * _BUCKET,
     )
-    return [Written(tokenizer.decode(s.tokens).strip(), s.finished) for s in sampled]
+    return batching.stack([batching.Rows(lambda _: episode, form, layout, packing)(0)])
+
+  def _scores(self, params: dict, batch: batching.TreeBatch) -> Float[Array, "1 segments"]:
+    return _scores(
+      self.writer.model, params, batch, self._vocab_chunk, self.objective.length_normalize
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _scores(
+  model: transformer.Transformer,
+  params: dict,
+  batch: batching.TreeBatch,
+  vocab_chunk: int,
+  length_normalize: bool,
+) -> Float[Array, "1 segments"]:
+  """Log-probability of every response, or its mean over tokens."""
+  scores = scoring.segment_scores(model, params, batch, chunk=vocab_chunk)
+  return losses.normalize(scores.logprob, scores.length, length_normalize)
+
+
+def _preferences(given: Sequence[PreferenceLike]) -> list[Preference]:
+  return [p if isinstance(p, Preference) else _preference(p) for p in given]
+
+
+def _preference(record: Mapping[str, Any]) -> Preference:
+  expected = {"prompt", "chosen", "rejected"}
+  if set(record) != expected:
+    raise ValueError(f"found a preference with {sorted(record)}, expected {sorted(expected)}")
+  return Preference(**record)

@@ -22,7 +22,7 @@ from fspo_jax.episodes import batching
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Layout, Role
 from fspo_jax.inference import sampler
-from fspo_jax.inference.personalizer import Personalizer, Written
+from fspo_jax.inference.writer import Writer, Written
 from fspo_jax.models import scoring, transformer
 from fspo_jax.preferences import Preference
 from fspo_jax.training import step
@@ -48,7 +48,7 @@ class Description:
 
 
 def sample(
-  personalizer: Personalizer,
+  writer: Writer,
   users: Sequence[Sequence[Preference]],
   decoding: sampler.Decoding,
   *,
@@ -58,7 +58,7 @@ def sample(
   """Writes n descriptions of each user; the shots are read once.
 
   Args:
-    personalizer: the policy.
+    writer: the policy.
     users: the shots of each user.
     decoding: how tokens are chosen.
     n: descriptions of each user.
@@ -67,18 +67,19 @@ def sample(
   Returns:
     The n descriptions of each user.
   """
-  model, form = personalizer.model, personalizer.formatter
-  group = max(personalizer.batch // n, 1)
+  model, form = writer.model, writer.formatter
+  group = max(writer.batch // n, 1)
   found: list[list[Written]] = []
   for first in range(0, len(users), group):
-    runs = [personalizer.to_describe(shots) for shots in users[first : first + group]]
+    chosen = users[first : first + group]
+    runs = [writer.context(shots) + writer.asked_to_describe(shots) for shots in chosen]
     # 16 more than asked for: a run is padded to a multiple of 16 when it is appended.
     capacity = max(len(run.tokens) for run in runs) + decoding.max_tokens + 16
     context = sampler.empty(model.config, len(runs), capacity)
-    context = sampler.extend(model, personalizer.params, context, runs)
+    context = sampler.extend(model, writer.params, context, runs)
     sampled = sampler.sample(
       model,
-      personalizer.params,
+      writer.params,
       sampler.fan_out(context, n),
       role=Role.DESCRIPTION,
       eos_id=form.stop_id,
@@ -91,7 +92,7 @@ def sample(
 
 
 def describe(
-  personalizer: Personalizer,
+  writer: Writer,
   users: Sequence[Sequence[Preference]],
   decoding: sampler.Decoding,
   *,
@@ -100,10 +101,10 @@ def describe(
   rows: int = 8,
   vocab_chunk: int = 2048,
 ) -> list[Description]:
-  """Describes each user from their shots, for `Personalizer.respond` to answer under.
+  """Describes each user from their shots, for `Writer.respond` to answer under.
 
   Args:
-    personalizer: the policy.
+    writer: the policy.
     users: the shots of each user.
     decoding: how tokens are chosen.
     n: 1 for the description that RAT writes; more to write so many, and keep the one with the best
@@ -124,7 +125,7 @@ def describe(
       "at temperature 0, where all of them are the same"
     )
   seeds = [(seed, u) for u in range(len(users))]
-  written = sample(personalizer, users, decoding, n=n, seeds=seeds)
+  written = sample(writer, users, decoding, n=n, seeds=seeds)
   if n == 1:
     return [Description(only.text, only.finished) for (only,) in written]
   candidates = []
@@ -133,7 +134,7 @@ def describe(
     candidates.append(list(dict.fromkeys(finished)))  # each text once, in order
   owners = [u for u, own in enumerate(candidates) for _ in own]
   fits = label_fits(
-    personalizer,
+    writer,
     [users[u] for u in owners],
     [w.text for own in candidates for w in own],
     rows=rows,
@@ -149,7 +150,7 @@ def describe(
 
 
 def label_fits(
-  personalizer: Personalizer,
+  writer: Writer,
   users: Sequence[Sequence[Preference]],
   descriptions: Sequence[str],
   *,
@@ -163,7 +164,7 @@ def label_fits(
   reward. There are no shots in the context: a description that helps has to say it itself.
 
   Args:
-    personalizer: the policy.
+    writer: the policy.
     users: the shots of each user; none at all give 0.
     descriptions: one of each user.
     rows: users that are scored together; it changes the speed and the memory, not the results.
@@ -174,7 +175,7 @@ def label_fits(
   episodes = [
     Episode("", (), tuple(shots), text) for shots, text in zip(users, descriptions, strict=True)
   ]
-  form = personalizer.formatter
+  form = writer.formatter
   tokens, scored = batching.largest(episodes.__getitem__, len(episodes), form, _LAYOUT)
   packing = batching.Packing.of(
     _LAYOUT,
@@ -189,7 +190,7 @@ def label_fits(
   for first in range(0, len(episodes), rows):
     # Rows past the last one fill the last batch up, and are cut off below.
     batch = batching.stack([row(i) for i in range(first, first + rows)])
-    fits.append(_fits(personalizer.model, personalizer.params, batch, vocab_chunk))
+    fits.append(_fits(writer.model, writer.params, batch, vocab_chunk))
   return np.concatenate(jax.device_get(fits))[: len(episodes)]
 
 

@@ -8,7 +8,7 @@ serve every request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 from typing import NamedTuple
@@ -98,14 +98,24 @@ def empty(
   )
 
 
-def fan_out(context: Context, copies: int) -> Context:
-  """Every context `copies` times, next to each other: one user's shots, many prompts."""
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def fan_out(context: Context, copies: int, room: int = 0) -> Context:
+  """Every context `copies` times, next to each other: one user's shots, many prompts.
+
+  The given context is not consumed.
+
+  Args:
+    context: what is known.
+    copies: of each.
+    room: tokens that must fit after those that the longest context could hold already.
+  """
+  grown = [(0, 0), (0, 0), (0, -(-room // _BUCKET) * _BUCKET), (0, 0), (0, 0)]
 
   def repeat(x: Shaped[Array, "..."], axis: int) -> Shaped[Array, "..."]:
     return jnp.repeat(x, copies, axis=axis)
 
   return Context(
-    transformer.Cache(repeat(context.cache.k, 1), repeat(context.cache.v, 1)),
+    transformer.Cache(*(jnp.pad(repeat(x, 1), grown) for x in context.cache)),
     repeat(context.lengths, 0),
     repeat(context.hidden, 0),
     None if context.offset is None else repeat(context.offset, 0),
@@ -171,6 +181,21 @@ def _choose(
   return jax.vmap(jax.random.categorical)(keys, logits)
 
 
+def _token(
+  model: transformer.Transformer,
+  params: dict,
+  context: Context,
+  keys: Key[Array, " B"],
+  index: Int[Array, ""],
+  decoding: Decoding,
+) -> Int[Array, " B"]:
+  """The token `index` of each continuation: a pure function of its key and the index."""
+  head = transformer.head(params, model.config)
+  logits = (context.hidden @ head.astype(context.hidden.dtype)).astype(jnp.float32)
+  own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+  return _choose(logits, own, decoding.temperature, decoding.top_p).astype(jnp.int32)
+
+
 # While decoding: index, context, tokens so far, which sequences came to EOS.
 _State = tuple[Int[Array, ""], Context, Int[Array, "B T"], Bool[Array, " B"]]
 
@@ -185,8 +210,6 @@ def _decode(
   eos_id: int,
   decoding: Decoding,
 ) -> tuple[Int[Array, "B T"], Bool[Array, " B"]]:
-  config = model.config
-  head = transformer.head(params, config)
   batch = context.lengths.shape[0]
 
   def going(state: _State) -> Bool[Array, ""]:
@@ -195,9 +218,7 @@ def _decode(
 
   def step(state: _State) -> _State:
     index, context, out, done = state
-    logits = (context.hidden @ head.astype(context.hidden.dtype)).astype(jnp.float32)
-    step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-    token = _choose(logits, step_keys, decoding.temperature, decoding.top_p).astype(jnp.int32)
+    token = _token(model, params, context, keys, index, decoding)
     ended = ~done & (token == eos_id)
     out = out.at[:, index].set(jnp.where(done | ended, eos_id, token))
     counts = jnp.where(done | ended, 0, 1).astype(jnp.int32)
@@ -239,16 +260,8 @@ def sample(
   Raises:
     ValueError: the cache has no room.
   """
-  longest = int(np.asarray(context.lengths).max()) + decoding.max_tokens
-  if longest > context.cache.k.shape[2]:
-    raise ValueError(
-      f"a context of {longest} tokens, those to sample included, does not fit a cache of "
-      f"{context.cache.k.shape[2]}"
-    )
-  words = np.asarray(
-    [np.random.SeedSequence(list(seed)).generate_state(2, np.uint32) for seed in seeds]
-  )
-  keys = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+  _check_room(context, decoding)
+  keys = _keys(seeds)
   out, finished = jax.device_get(
     _decode(model, params, context, keys, int(role), int(eos_id), decoding)
   )
@@ -257,3 +270,71 @@ def sample(
     end = row.index(eos_id) if done else len(row)
     sampled.append(Sampled(row[:end], done))
   return sampled
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6), donate_argnums=2)
+def _next(
+  model: transformer.Transformer,
+  params: dict,
+  context: Context,
+  keys: Key[Array, " 1"],
+  index: Int[Array, ""],
+  role: int,
+  decoding: Decoding,
+) -> tuple[Int[Array, " 1"], Context]:
+  token = _token(model, params, context, keys, index, decoding)
+  ones = jnp.ones(1, jnp.int32)
+  roles = jnp.full((1, 1), role, jnp.int32)
+  return token, _extend(model, params, context, token[:, None], roles, ones)
+
+
+def stream(
+  model: transformer.Transformer,
+  params: dict,
+  context: Context,
+  *,
+  role: int,
+  eos_id: int,
+  decoding: Decoding,
+  seed: Sequence[int],
+) -> Iterator[int]:
+  """Continues one context, token by token as they are sampled; the given context is consumed.
+
+  Args:
+    model: the decoder.
+    params: its parameters.
+    context: of one sequence, with room for `decoding.max_tokens` more.
+    role: of the sampled tokens.
+    eos_id: ends the sequence.
+    decoding: how tokens are chosen.
+    seed: the integers that the randomness depends on; the same as in `sample` give the same ids.
+
+  Yields:
+    The ids that `sample` returns.
+
+  Raises:
+    ValueError: the cache has no room.
+  """
+  _check_room(context, decoding)
+  keys = _keys([seed])
+  for index in range(decoding.max_tokens):
+    token, context = _next(model, params, context, keys, jnp.int32(index), int(role), decoding)
+    if (found := int(token[0])) == eos_id:
+      return
+    yield found
+
+
+def _check_room(context: Context, decoding: Decoding) -> None:
+  longest = int(np.asarray(context.lengths).max()) + decoding.max_tokens
+  if longest > context.cache.k.shape[2]:
+    raise ValueError(
+      f"a context of {longest} tokens, those to sample included, does not fit a cache of "
+      f"{context.cache.k.shape[2]}"
+    )
+
+
+def _keys(seeds: Sequence[Sequence[int]]) -> Key[Array, " B"]:
+  words = np.asarray(
+    [np.random.SeedSequence(list(seed)).generate_state(2, np.uint32) for seed in seeds]
+  )
+  return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")

@@ -18,8 +18,8 @@ pytest.importorskip("jinja2", reason="the extra 'hf' is not installed")
 from fspo_jax.episodes import chat, templates, tokenizers, trees
 from fspo_jax.episodes.chat_rendering import ChatTemplateError
 from fspo_jax.episodes.sampling import DescriptionPair, Episode, Page
-from fspo_jax.episodes.templates import After, Context, Kind, Layout
-from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.episodes.templates import Context, Kind, Layout
+from fspo_jax.inference.writer import Writer
 from fspo_jax.preferences import Preference
 from tests import tiny
 
@@ -158,18 +158,17 @@ def test_what_trains_is_what_samples(family, texts, count):
     description_queries=(count,),
   )
   built = templates.build(episode, formatter, layout)
-  personalizer = Personalizer(None, {}, formatter)
+  writer = Writer(None, {}, formatter)
   query = episode.queries[0]
   for pair in built.pairs:
     described = pair.context == Context.DESCRIPTION
     asked = shots[pair.shots] if pair.shots < count else query
-    run = personalizer.context(shots[: pair.shots], texts[1] if described else None)
-    after = After.of(shots[: pair.shots], described=described)
-    given = [*run.tokens, *formatter.question(asked.prompt, after)]
+    known = (shots[: pair.shots], texts[1] if described else None)
+    given = [*writer.context(*known).tokens, *writer.asked(asked.prompt, *known).tokens]
     for segment, text in ((pair.chosen, asked.chosen), (pair.rejected, asked.rejected)):
       assert _path(built, segment) == (given, list(formatter.answer(text)))
   (segment,) = [i for i, s in enumerate(built.segments) if s.kind == Kind.DESCRIPTION]
-  given = list(personalizer.to_describe(shots).tokens)
+  given = [*writer.context(shots).tokens, *writer.asked_to_describe(shots).tokens]
   assert _path(built, segment) == (given, list(formatter.answer(texts[1])))
   for text in texts:
     *sampled, stop = formatter.answer(text)

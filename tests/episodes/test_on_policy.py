@@ -13,8 +13,8 @@ from fspo_jax.episodes import batching, on_policy
 from fspo_jax.episodes.sampling import DescriptionPair, WorldEpisodes
 from fspo_jax.episodes.templates import Context, Layout
 from fspo_jax.inference import rat
-from fspo_jax.inference.personalizer import Personalizer, Written
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer, Written
 from fspo_jax.synthesis.embedders import CharacterNgrams
 from tests import tiny
 
@@ -24,7 +24,7 @@ SOURCE = WorldEpisodes(tiny.world(), "train", 3, 2, seed=0)
 TASTES = ("positive", "negative", "short", "long", "formal", "casual", "funny", "serious")
 
 
-class Writer:
+class RandomWriter:
   """Writes random tastes, by shots and seeds alone, and notes what it was asked."""
 
   def __init__(self, cut=0.0):
@@ -45,7 +45,7 @@ class Writer:
 
 def _make(path, writer=None, settings=SETTINGS, facts=FACTS, source=SOURCE, closeness=None):
   closeness = closeness or on_policy.trait_closeness(tiny.world())
-  return on_policy.make(path, source, writer or Writer(), closeness, settings, facts)
+  return on_policy.make(path, source, writer or RandomWriter(), closeness, settings, facts)
 
 
 def test_a_pair_is_the_closest_and_the_furthest_of_the_samples(tmp_path):
@@ -60,7 +60,7 @@ def test_a_pair_is_the_closest_and_the_furthest_of_the_samples(tmp_path):
     # With the number of shots that the episode drew, which the writer's texts depend on.
     options = {}
     for k in SETTINGS.shots:
-      (written,) = Writer()([episode.shots[:k]], n=4, seeds=[(SETTINGS.seed, index)])
+      (written,) = RandomWriter()([episode.shots[:k]], n=4, seeds=[(SETTINGS.seed, index)])
       options[k] = {w.text: world.description_f1(user, w.text) for w in written}
     if index not in pairs:
       ties += 1
@@ -77,7 +77,7 @@ def test_a_pair_is_the_closest_and_the_furthest_of_the_samples(tmp_path):
 
 def test_ties_and_cut_descriptions_are_skipped_and_counted(tmp_path):
   everything = on_policy.Settings(episodes=40, shots=(3,), samples=2, seed=1)
-  found = _make(tmp_path / "a", Writer(cut=0.5), everything)
+  found = _make(tmp_path / "a", RandomWriter(cut=0.5), everything)
   # Two samples of which half are cut: both are left in a quarter of the episodes. The standard
   # deviation of 40 coins of 3/4 is 2.7.
   assert 20 < found.skipped["unfinished"] < 40
@@ -121,7 +121,7 @@ def test_who_was_killed_ends_with_the_same_file(tmp_path, whole, torn):
   lines = straight.read_bytes().splitlines(keepends=True)
   assert len(lines) == 1 + SETTINGS.episodes
   stopped.write_bytes(b"".join(lines[: 1 + whole]) + torn)
-  writer = Writer()
+  writer = RandomWriter()
   assert _make(stopped, writer) == expected
   assert stopped.read_bytes() == straight.read_bytes()
   # Whole chunks are not written again; the one that was stopped is, as a whole.
@@ -130,7 +130,7 @@ def test_who_was_killed_ends_with_the_same_file(tmp_path, whole, torn):
 
 
 def test_a_finished_file_is_only_read(tmp_path):
-  path, writer = tmp_path / "pairs", Writer()
+  path, writer = tmp_path / "pairs", RandomWriter()
   expected = _make(path)
   assert _make(path, writer) == on_policy.read(path) == expected
   assert writer.calls == []
@@ -257,10 +257,10 @@ def test_closeness_by_traits_reads_the_tastes():
 
 def test_what_a_policy_samples_makes_rows_to_train_on(tmp_path):
   model = tiny.model(vocab_size=tiny.tokenizer().vocab_size)
-  personalizer = Personalizer(model, tiny.params(model), tiny.formatter(), batch=8)
+  writer = Writer(model, tiny.params(model), tiny.formatter(), batch=8)
 
   def describe(users, *, n, seeds):
-    written = rat.sample(personalizer, users, Decoding(1.0, 1.0, 12), n=n, seeds=seeds)
+    written = rat.sample(writer, users, Decoding(1.0, 1.0, 12), n=n, seeds=seeds)
     # Random parameters hardly ever write EOS.
     return [[dataclasses.replace(w, finished=True) for w in own] for own in written]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fspo_jax.evaluation import base_quality
-from fspo_jax.inference.personalizer import Written
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Written
 from fspo_jax.worlds.elix import ElixWorld
 from fspo_jax.worlds.elix_text import LEVELS
 from fspo_jax.worlds.elix_topics import SUBJECTS

@@ -3,6 +3,7 @@
 """Tests of fine-tuning on each user's own shots."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ import pytest
 from fspo_jax.episodes.sampling import Episode, Page
 from fspo_jax.episodes.templates import Role
 from fspo_jax.evaluation.user_finetuning import Settings, UserFinetuning
-from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer
 from fspo_jax.models import lora
 from fspo_jax.preferences import Preference
 from tests import tiny
@@ -68,9 +69,14 @@ def _responses(contender, pairs):
   return np.asarray(ids, np.int32), np.asarray(roles, np.int32), np.asarray(scored)
 
 
-def _logprobs(contender, params, responses):
+@functools.partial(jax.jit, static_argnums=0)
+def _sequence_logprobs(model, params, responses):
   ids, roles, scored = responses
-  return (tiny.causal_logprobs(contender.model, params, ids, roles) * scored[:, 1:]).sum(1)
+  return (tiny.causal_logprobs(model, params, ids, roles) * scored[:, 1:]).sum(1)
+
+
+def _logprobs(contender, params, responses):
+  return _sequence_logprobs(contender.model, params, responses)
 
 
 def _margin(contender, params, pairs):
@@ -82,31 +88,37 @@ def _margin(contender, params, pairs):
   return np.asarray(log_ratio[: len(pairs)] - log_ratio[len(pairs) :])
 
 
+def _merged(settings, base, trained):
+  return trained if settings.lora is None else lora.merge(base, trained, settings.lora)
+
+
+# All that it reads is an argument: it is compiled once for each number of shots, not for each user.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradient(model, settings, base, trained, responses):
+  k = responses[0].shape[0] // 2
+  tokens = responses[2][:k].sum()
+  reference = _sequence_logprobs(model, base, responses)
+
+  def loss(trained):
+    logprobs = _sequence_logprobs(model, _merged(settings, base, trained), responses)
+    if settings.objective == "sft":
+      return -logprobs[:k].sum() / tokens
+    h = (logprobs - reference)[:k] - (logprobs - reference)[k:]
+    return -jax.nn.log_sigmoid(settings.beta * h).mean()
+
+  return jax.grad(loss)(trained)
+
+
 def _plain_parameters(contender, shots):
   """The same fine-tuning written out: plain sequences, and Adam by its paper (1412.6980)."""
   s = contender.settings
   responses = _responses(contender, shots)
-  k = len(shots)
-  reference = _logprobs(contender, contender.params, responses)
-  tokens = responses[2][:k].sum()
-
-  def merged(trained):
-    return trained if s.lora is None else lora.merge(contender.params, trained, s.lora)
-
-  def loss(trained):
-    logprobs = _logprobs(contender, merged(trained), responses)
-    if s.objective == "sft":
-      return -logprobs[:k].sum() / tokens
-    h = (logprobs - reference)[:k] - (logprobs - reference)[k:]
-    return -jax.nn.log_sigmoid(s.beta * h).mean()
-
   x = contender.params
   if s.lora is not None:
     x = lora.init(jax.random.key(contender.seed), x, s.lora)
   first = second = jax.tree.map(jnp.zeros_like, x)
-  gradient = jax.jit(jax.grad(loss))
   for t in range(1, s.steps + 1):
-    g = gradient(x)
+    g = _gradient(contender.model, s, contender.params, x, responses)
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, g)
     second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, g)
 
@@ -114,7 +126,7 @@ def _plain_parameters(contender, shots):
       return x - s.learning_rate * (m / (1 - 0.9**t)) / (jnp.sqrt(v / (1 - 0.999**t)) + 1e-8)
 
     x = jax.tree.map(moved, x, first, second)
-  return merged(x)
+  return _merged(s, contender.params, x)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +213,9 @@ def test_responses_are_those_of_each_users_own_parameters(episodes):
   prompts = _prompts(episodes)
   found = contender.respond(episodes, prompts, greedy, seed=0)
   for own, asked, answers in zip(contender.parameters(episodes), prompts, found, strict=True):
-    alone = Personalizer(contender.model, own, contender.formatter)
+    alone = Writer(contender.model, own, contender.formatter)
     assert alone.respond([()], [asked], greedy, seed=1) == [answers]
-  base = Personalizer(contender.model, contender.params, contender.formatter)
+  base = Writer(contender.model, contender.params, contender.formatter)
   assert found != base.respond([()] * USERS, prompts, greedy, seed=0)
   bare = [dataclasses.replace(e, shots=()) for e in episodes]
   assert contender.respond(bare, prompts, greedy, seed=0) == base.respond(

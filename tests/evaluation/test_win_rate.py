@@ -9,8 +9,8 @@ import pytest
 
 from fspo_jax.episodes.sampling import Episode, WorldEpisodes
 from fspo_jax.evaluation import win_rate
-from fspo_jax.inference.personalizer import Written
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Written
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds.reviews import COMBINATIONS
 from tests import tiny

@@ -1,260 +1,239 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the Personalizer."""
+"""Tests of the Personalizer, and of what `fspo_jax.load` opens."""
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fspo_jax
+from fspo_jax import base as base_lib
 from fspo_jax import checkpoints
 from fspo_jax import config as config_lib
-from fspo_jax.episodes import chat, templates, tokenizers, trees
-from fspo_jax.episodes.sampling import Episode
-from fspo_jax.episodes.templates import Context, Layout
-from fspo_jax.inference import rat, sampler
-from fspo_jax.inference.personalizer import Personalizer, Written
+from fspo_jax.episodes.templates import Role
+from fspo_jax.inference import sampler
+from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.models import transformer
-from fspo_jax.preferences import Preference
 from tests import tiny
 
-GREEDY = Decoding(temperature=0.0, top_p=1.0, max_tokens=6)
-RANDOM = Decoding(temperature=1.0, top_p=1.0, max_tokens=6)
-SIZES = {
-  "width": 16,
-  "layers": 2,
-  "heads": 4,
-  "kv_heads": 2,
-  "head_dim": 8,
-  "mlp": 24,
-  "tied": False,
-}
+SIZES = {"width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp": 24}
+PROMPT = "Is it good?"
+RESPONSES = ("Yes, it is.", "Not at all, and it is long.", "Perhaps.")
+LENGTH = 320
+
+
+def _config():
+  config = config_lib.default()
+  config.model.update(SIZES)
+  config.model.tied = False
+  config.preference.loss.beta = 0.5
+  return config
+
+
+def _model(config):
+  return transformer.Transformer(config_lib.transformer(config, tiny.tokenizer().vocab_size))
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-  """A stage's checkpoints, as a run leaves them, of a model whose answers differ."""
-  config = config_lib.default()
-  config.model.update(SIZES)
-  config.template = "headings"
-  model = transformer.Transformer(config_lib.transformer(config, tiny.tokenizer().vocab_size))
-  path = tmp_path_factory.mktemp("run") / "checkpoints" / "preference"
-  with checkpoints.Checkpoints(path) as saved:
-    as_json = json.loads(config.to_json_best_effort())
-    opt_state = {"count": jnp.zeros(())}
-    saved.save(1, tiny.params(model), opt_state, as_json, tiny.tokenizer().model)
+def workdir(tmp_path_factory):
+  """A run as its stages leave it: the reference and the policy, of other parameters."""
+  config, path = _config(), tmp_path_factory.mktemp("run")
+  as_json = json.loads(config.to_json_best_effort())
+  for seed, stage in enumerate(("sft", "preference")):
+    params = tiny.params(_model(config), seed)
+    with checkpoints.Checkpoints(path / "checkpoints" / stage) as saved:
+      saved.save(1, params, {"count": jnp.zeros(())}, as_json, tiny.tokenizer().model)
   return path
 
 
 @pytest.fixture(scope="module")
-def personalizer(directory):
-  return Personalizer.load(directory)
+def personalizer(workdir):
+  return fspo_jax.load(workdir)
 
 
 @pytest.fixture(scope="module")
-def episodes():
-  source = tiny.rows(shots=2, queries=2).episode
-  return [source(i) for i in range(3)]
+def shots():
+  return tiny.rows(shots=2).episode(0).shots
 
 
-def test_the_path_of_the_checkpoints_is_all_it_takes(directory, personalizer):
-  config = personalizer.model.config
-  assert {name: getattr(config, name) for name in SIZES} == SIZES
-  assert config.vocab_size == tiny.tokenizer().vocab_size
-  assert personalizer.formatter.template == templates.HEADINGS
-  assert personalizer.formatter.tokenizer.model == tiny.tokenizer().model
-  expected = tiny.flat(tiny.params(personalizer.model))
-  for name, leaf in tiny.flat(personalizer.params).items():
-    np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
-  assert Personalizer.load(str(directory)).model == personalizer.model
+def _same(tree, other):
+  return all(map(np.array_equal, jax.tree.leaves(tree), jax.tree.leaves(other)))
 
 
-def test_a_path_without_checkpoints_is_refused(tmp_path):
-  with pytest.raises(FileNotFoundError, match="no checkpoint"):
-    Personalizer.load(tmp_path / "nothing")
+def test_a_run_opens_as_its_policy_and_reference(workdir, personalizer):
+  model = _model(_config())
+  assert personalizer.writer.model == model
+  assert _same(personalizer.writer.params, tiny.params(model, 1))
+  assert _same(personalizer.reference, tiny.params(model, 0))
+  for path in (str(workdir), workdir / "checkpoints" / "preference"):
+    assert _same(fspo_jax.load(path).writer.params, tiny.params(model, 1))
+  sft = fspo_jax.load(workdir / "checkpoints" / "sft")
+  assert _same(sft.writer.params, tiny.params(model, 0))
+  assert sft.reference is None
 
 
-def _path(personalizer, episode, layout, shots, context):
-  """Tokens and roles from the root of the training tree to where the query's answers begin."""
-  built = templates.build(episode, personalizer.formatter, layout)
-  pair = [p for p in built.pairs if (p.shots, p.context) == (shots, context)][0]
-  start = int(np.flatnonzero(built.tree.segments == pair.chosen)[0])
-  path = trees.path_to(built.tree, int(built.tree.parents[start]))
-  return tuple(built.tree.tokens[path].tolist()), tuple(built.tree.roles[path].tolist())
+def test_a_folder_of_a_base_opens(tmp_path, shots):
+  config = _config()
+  model = _model(config)
+  base = base_lib.Base(config, tiny.params(model), tiny.tokenizer())
+  base_lib.save(tmp_path, base, provenance={}, curves=[])
+  opened = fspo_jax.load(tmp_path)
+  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), tiny.params(model))
+  assert _same(opened.writer.params, half)
+  assert isinstance(opened.respond(shots, PROMPT, max_new_tokens=4), str)
 
 
-@pytest.mark.parametrize("template", [templates.MARKERS, templates.HEADINGS])
-@pytest.mark.parametrize("shots", [0, 1, 2])
-def test_a_context_is_the_path_of_the_tree_that_the_model_was_trained_on(
-  personalizer, episodes, template, shots
+def test_what_is_no_model_is_refused(tmp_path):
+  for path in (tmp_path, tmp_path / "nothing"):
+    with pytest.raises(FileNotFoundError, match="found no model, expected a run's directory"):
+      fspo_jax.load(path)
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(FileNotFoundError, match="found no checkpoint of any of the stages"):
+    fspo_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_texts_are_those_that_the_engine_writes(personalizer, shots, temperature):
+  decoding = Decoding(temperature, 0.9, 7)
+  how = {"temperature": temperature, "top_p": 0.9, "max_new_tokens": 7, "seed": 3}
+  writer = personalizer.writer
+  for told in (None, "Likes short ones."):
+    ((expected,),) = writer.respond([shots], [[PROMPT]], decoding, seed=3, descriptions=[told])
+    found = personalizer.respond(shots, PROMPT, description=told, **how)
+    assert found == expected.text
+    pieces = list(personalizer.stream(shots, PROMPT, description=told, **how))
+    assert "".join(pieces).strip() == found
+    assert len(pieces) > 3
+  (described,) = writer.describe([shots], decoding, seed=3)
+  assert personalizer.describe(shots, **how) == described.text
+  prompts = [[PROMPT, "Why?"], ["So?", PROMPT]]
+  many = personalizer.respond_many([shots, []], prompts, **how)
+  written = writer.respond([shots, []], prompts, decoding, seed=3)
+  assert many == [[w.text for w in own] for own in written]
+  assert len({text for own in many for text in own}) > 2
+
+
+def test_a_users_context_is_computed_once_and_the_last_ones_are_kept(workdir, shots, monkeypatch):
+  personalizer = fspo_jax.load(workdir)
+  lengths = []
+  extend = sampler.extend
+
+  def counted(model, params, context, runs):
+    lengths.append(len(runs[0].tokens))
+    return extend(model, params, context, runs)
+
+  monkeypatch.setattr(sampler, "extend", counted)
+  whole = len(personalizer.writer.context(shots).tokens)
+  first = personalizer.respond(shots, PROMPT, max_new_tokens=4)
+  assert personalizer.respond(shots, PROMPT, max_new_tokens=4) == first
+  personalizer.respond(shots, "Why?", max_new_tokens=40)  # longer than what there was room for
+  personalizer.describe(shots, max_new_tokens=4)
+  assert lengths.count(whole) == 1 and len(lengths) == 5
+  few = Personalizer(personalizer.writer, users=1)
+  for own in (shots, shots[:1], shots):
+    few.respond(own, PROMPT, max_new_tokens=4)
+  assert lengths[5:].count(whole) == 2
+
+
+def _logprob(writer, params, shots, response):
+  """Of a response after its context, as a plain sequence: its sum and its number of tokens."""
+  run = writer.context(shots)
+  asked, answer = writer.formatter.question(PROMPT), writer.formatter.answer(response)
+  tokens = (*run.tokens, *asked, *answer)
+  roles = (*run.roles, *[Role.QUESTION] * len(asked), *[Role.PREFERRED] * len(answer))
+  ids, kinds = np.zeros((2, 1, LENGTH), np.int32)
+  ids[0, : len(tokens)], kinds[0, : len(tokens)] = tokens, roles
+  scores = np.asarray(tiny.causal_logprobs(writer.model, params, ids, kinds))[0]
+  return scores[len(tokens) - len(answer) - 1 : len(tokens) - 1].sum(), len(answer)
+
+
+@pytest.mark.parametrize(
+  ("name", "length_normalize"), [("dpo", False), ("dpo", True), ("simpo", True)]
+)
+def test_a_rank_is_the_implicit_reward_of_plain_sequences(
+  personalizer, shots, name, length_normalize
 ):
-  formatter = templates.Formatter(tiny.tokenizer(), template)
-  personalizer = dataclasses.replace(personalizer, formatter=formatter)
-  layout = Layout(query_shots=(shots,), description_shots=(shots,), description_queries=(shots,))
-  for episode in episodes:
-    question = templates.Role.QUESTION
-    asked = personalizer.formatter.question(episode.queries[0].prompt)
-    for description, context in (
-      (None, Context.SHOTS),
-      (episode.description, Context.DESCRIPTION),
-    ):
-      run = personalizer.context(episode.shots[:shots], description)
-      tokens, roles = _path(personalizer, episode, layout, shots, context)
-      assert run.tokens + asked == tokens
-      assert run.roles + (question,) * len(asked) == roles
+  objective = dataclasses.replace(
+    personalizer.objective, name=name, length_normalize=length_normalize
+  )
+  writer, reference = personalizer.writer, personalizer.reference
+  with_ = Personalizer(writer, reference=reference, objective=objective)
+  for known in (shots, []):
+    found = with_.rank(known, PROMPT, RESPONSES)
+    expected = []
+    for response in RESPONSES:
+      value, length = _logprob(writer, writer.params, known, response)
+      if name == "dpo":
+        value -= _logprob(writer, reference, known, response)[0]
+      expected.append(0.5 * value / (length if length_normalize else 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+  np.testing.assert_allclose(
+    with_.rank(shots, PROMPT, RESPONSES[1:2]),
+    with_.rank(shots, PROMPT, RESPONSES)[1:2],
+    rtol=1e-5,
+    atol=1e-4,
+  )
+  assert with_.rank(shots, PROMPT, []).shape == (0,)
 
 
-@pytest.fixture(scope="module")
-def chatting():
-  """A model of a tokenizer from elsewhere, which answers in that model's chat template."""
-  pytest.importorskip("tokenizers", reason="the extra 'hf' is not installed")
-  pytest.importorskip("jinja2", reason="the extra 'hf' is not installed")
-  folder = tiny.REPO / "tests" / "fixtures" / "tokenizers" / "qwen_3"
-  formatter = chat.formatter(tokenizers.load(folder))
-  model = tiny.model(vocab_size=formatter.tokenizer.vocab_size, tied=False, roles=0)
-  return Personalizer(model, tiny.params(model), formatter, batch=4)
+def test_who_has_no_rewards_says_so(workdir, shots, tmp_path):
+  with pytest.raises(ValueError, match="was not trained on preferences"):
+    fspo_jax.load(workdir / "checkpoints" / "sft").rank(shots, PROMPT, RESPONSES)
+  alone = tmp_path / "preference"
+  shutil.copytree(workdir / "checkpoints" / "preference", alone)
+  with pytest.raises(ValueError, match="compare with the reference, which is not beside"):
+    fspo_jax.load(alone).rank(shots, PROMPT, RESPONSES)
 
 
-def test_in_a_chat_too_what_is_sampled_stands_where_it_trains(chatting, monkeypatch):
-  """What the sampler is told and what it then says are a path of the tree of that episode."""
-  told, form = [], chatting.formatter
-  said = {templates.Role.PREFERRED: "Just so.", templates.Role.DESCRIPTION: "Likes it short."}
-
-  def extend(model, params, context, runs):
-    del model, params, context
-    told.append([run.tokens for run in runs])
-
-  def sample(model, params, context, *, role, eos_id, decoding, seeds):
-    del model, params, context, decoding
-    (*ids, stop) = form.answer(said[role])
-    assert stop == eos_id
-    return [sampler.Sampled(ids, True)] * len(seeds)
-
-  monkeypatch.setattr(sampler, "extend", extend)
-  monkeypatch.setattr(sampler, "sample", sample)
-  monkeypatch.setattr(sampler, "fan_out", lambda context, copies: context)
-  shots = (Preference("Why?", "So.", "No..."), Preference("How?", "Thus.\n", "\nNot"))
-  query = Preference("And then?", said[templates.Role.PREFERRED], "Hm.")
-  episode = Episode("u", shots, (query,), said[templates.Role.DESCRIPTION])
-  layout = Layout(query_shots=(2,), description_shots=(2,), description_queries=(2,))
-  built = templates.build(episode, form, layout)
-
-  (written,) = chatting.describe([shots], GREEDY, seed=0)
-  assert written == Written("Likes it short.", True)
-  (segment,) = [i for i, s in enumerate(built.segments) if s.kind == templates.Kind.DESCRIPTION]
-  assert _whole_path(built, segment) == (*told.pop()[0], *form.answer("Likes it short."))
-  for description, context in ((None, Context.SHOTS), (written.text, Context.DESCRIPTION)):
-    ((answer,),) = chatting.respond(
-      [shots], [["And then?"]], GREEDY, seed=0, descriptions=[description]
-    )
-    assert answer == Written("Just so.", True)
-    (pair,) = [p for p in built.pairs if p.context == context]
-    (first,), (second,) = told
-    assert _whole_path(built, pair.chosen) == (*first, *second, *form.answer("Just so."))
-    told.clear()
+def test_preferences_may_be_records(personalizer, shots):
+  records = [dataclasses.asdict(shot) for shot in shots]
+  how = {"max_new_tokens": 4}
+  assert personalizer.respond(records, PROMPT, **how) == personalizer.respond(shots, PROMPT, **how)
+  with pytest.raises(ValueError, match=r"found a preference with \['chosen', 'prompt'\]"):
+    personalizer.respond([{"prompt": "a", "chosen": "b"}], PROMPT)
 
 
-def _whole_path(built, segment):
-  last = int(np.flatnonzero(built.tree.segments == segment)[-1])
-  return tuple(built.tree.tokens[trees.path_to(built.tree, last)].tolist())
+def test_a_plain_language_model_goes_on_with_a_text(personalizer):
+  """Greedy: as full forward passes over the plain sequence do."""
+  writer, tokenizer = personalizer.writer, personalizer.writer.formatter.tokenizer
+  for prompt in ("", "The film was"):
+    start = (tokenizer.bos_id, *(tokenizer.encode(prompt) if prompt else ()))
+    tokens = start
+    for _ in range(5):
+      ids = np.zeros((1, LENGTH), np.int32)
+      ids[0, : len(tokens)] = tokens
+      roles = np.full((1, LENGTH), Role.PREFERRED, np.int32)
+      roles[0, 0] = Role.CONTROL
+      token = int(_last_logits(writer.model, writer.params, ids, roles, len(tokens)).argmax())
+      if token == tokenizer.eos_id:
+        break
+      tokens = (*tokens, token)
+    found = personalizer.generate(prompt, max_new_tokens=5)
+    assert found == tokenizer.decode(tokens[len(start) :])
+  how = {"temperature": 1.0, "max_new_tokens": 8}
+  assert personalizer.generate(seed=1, **how) == personalizer.generate(seed=1, **how)
+  assert len({personalizer.generate(seed=seed, **how) for seed in range(4)}) > 2
 
 
-@pytest.mark.parametrize("template", ["chat", "headings"])
-def test_with_another_models_tokenizer_the_sampler_says_what_the_plain_model_does(
-  chatting, template
-):
-  """Under headings there is no BOS: without shots the first question is all there is."""
-  if template == "headings":
-    formatter = templates.Formatter(chatting.formatter.tokenizer, templates.HEADINGS)
-    chatting = dataclasses.replace(chatting, formatter=formatter)
-    assert chatting.context(()).tokens == ()
-  shots = (Preference("Why?", "So.", "No..."),)
-  answers = chatting.respond([(), shots], [["And then?"]] * 2, GREEDY, seed=0)
-  for own, (answer,) in zip(((), shots), answers, strict=True):
-    run = chatting.context(own)
-    asked = chatting.formatter.question("And then?", templates.After.of(own))
-    tokens, roles = run.tokens + asked, run.roles + (templates.Role.QUESTION,) * len(asked)
-    assert answer == _greedy(chatting, tokens, roles, templates.Role.PREFERRED, 6)
-  batch = [shots, (), shots]
-  written = rat.describe(chatting, batch, RANDOM, n=2, seed=3)
-  assert len(written) == 3 and all(w.fit is not None or w.text for w in written)
+def _last_logits(model, params, ids, roles, length):
+  positions = np.arange(LENGTH)[None, :]
+  ends = np.full((1, LENGTH), LENGTH)
+  hidden, _ = model.apply({"params": params}, ids, positions, roles, ends)
+  return (hidden @ transformer.head(params, model.config))[0, length - 1]
 
 
-def _users(episodes):
-  return [e.shots for e in episodes], [[q.prompt for q in e.queries] for e in episodes]
-
-
-def _greedy(personalizer, tokens, roles, role, count):
-  """The text that full forward passes over a plain sequence lead to, without any cache."""
-  model, tokenizer = personalizer.model, personalizer.formatter.tokenizer
-  out = []
-  for _ in range(count):
-    ids, kinds = np.zeros((2, 1, 320), np.int32)
-    ids[0, : len(tokens)], kinds[0, : len(tokens)] = tokens, roles
-    logits = _logits(model, personalizer.params, ids, kinds)[len(tokens) - 1]
-    token = int(np.argmax(logits))
-    if token == personalizer.formatter.stop_id:
-      return Written(tokenizer.decode(out).strip(), True)
-    out.append(token)
-    tokens, roles = (*tokens, token), (*roles, role)
-  return Written(tokenizer.decode(out).strip(), False)
-
-
-def _forward(model, params, tokens, roles):
-  positions = jnp.arange(320)[None, :]
-  hidden, _ = model.apply({"params": params}, tokens, positions, roles, jnp.full((1, 320), 320))
-  return hidden[0] @ transformer.head(params, model.config)
-
-
-_logits = jax.jit(_forward, static_argnums=0)
-
-
-def test_responses_and_descriptions_are_those_of_the_plain_model(personalizer, episodes):
-  users, prompts = _users(episodes)
-  answers = personalizer.respond(users, prompts, GREEDY, seed=0)
-  assert [len(a) for a in answers] == [2, 2, 2]
-  layout = Layout(query_shots=(2,), description_shots=(2,), description_queries=(2,))
-  for episode, (first, second) in zip(episodes, answers, strict=True):
-    tokens, roles = _path(personalizer, episode, layout, 2, Context.SHOTS)
-    assert first == _greedy(personalizer, tokens, roles, templates.Role.PREFERRED, 6)
-    turned = dataclasses.replace(episode, queries=episode.queries[::-1])
-    tokens, roles = _path(personalizer, turned, layout, 2, Context.SHOTS)
-    assert second == _greedy(personalizer, tokens, roles, templates.Role.PREFERRED, 6)
-  assert len({a.text for pair in answers for a in pair}) > 3  # they depend on user and prompt
-
-  descriptions = personalizer.describe(users, GREEDY, seed=0)
-  for shots, written in zip(users, descriptions, strict=True):
-    run = personalizer.context(shots)
-    opening = personalizer.formatter.description()
-    role = templates.Role.DESCRIPTION
-    tokens, roles = run.tokens + opening, run.roles + (role,) * len(opening)
-    assert written == _greedy(personalizer, tokens, roles, role, 6)
-
-  gold = [e.description for e in episodes]
-  described = personalizer.respond(users, prompts, GREEDY, seed=0, descriptions=gold)
-  tokens, roles = _path(personalizer, episodes[0], layout, 2, Context.DESCRIPTION)
-  assert described[0][0] == _greedy(personalizer, tokens, roles, templates.Role.PREFERRED, 6)
-
-
-def test_answers_do_not_depend_on_who_is_in_the_batch(personalizer, episodes):
-  users, prompts = _users(episodes)
-  together = personalizer.respond(users, prompts, RANDOM, seed=5)
-  one_by_one = dataclasses.replace(personalizer, batch=1)
-  assert one_by_one.respond(users, prompts, RANDOM, seed=5) == together
-  assert one_by_one.describe(users, RANDOM, seed=5) == personalizer.describe(users, RANDOM, seed=5)
-  assert personalizer.respond(users, prompts, RANDOM, seed=6) != together
-  # Users without any shots get different answers to one prompt only by chance: by their seeds.
-  same = personalizer.respond([()] * 3, [["Is it good?"] * 2] * 3, RANDOM, seed=5)
-  assert len({a.text for pair in same for a in pair}) > 3
-
-
-def test_users_need_equally_many_prompts(personalizer, episodes):
-  users, prompts = _users(episodes)
-  with pytest.raises(ValueError, match=r"3 users need equally many prompts each; found \[1, 2\]"):
-    personalizer.respond(users, [prompts[0][:1], *prompts[1:]], GREEDY, seed=0)
-  with pytest.raises(ValueError, match="for 2 users"):
-    personalizer.respond(users, prompts[:2], GREEDY, seed=0)
+def test_a_stream_never_shows_half_a_character(personalizer, monkeypatch):
+  """A character of three bytes is three tokens; it comes with the last of them."""
+  tokenizer = tiny.tokenizer()
+  ids = [*tokenizer.encode("a"), *tokenizer.encode("漢字")]
+  assert len(ids) > 4
+  monkeypatch.setattr(sampler, "stream", lambda *args, **kwargs: iter(ids))
+  pieces = list(personalizer.stream([], PROMPT))
+  assert "".join(pieces) == tokenizer.decode(ids)
+  assert not any("\ufffd" in piece for piece in pieces)

@@ -9,8 +9,8 @@ import pytest
 
 from fspo_jax.episodes.templates import Role
 from fspo_jax.inference import rat
-from fspo_jax.inference.personalizer import Personalizer, Written
 from fspo_jax.inference.sampler import Decoding, Run
+from fspo_jax.inference.writer import Writer, Written
 from fspo_jax.preferences import Preference
 from tests import tiny
 
@@ -19,9 +19,9 @@ RANDOM = Decoding(temperature=1.0, top_p=1.0, max_tokens=6)
 
 
 @pytest.fixture(scope="module")
-def personalizer():
+def writer():
   model = tiny.model(vocab_size=tiny.tokenizer().vocab_size)
-  return Personalizer(model, tiny.params(model), tiny.formatter(), batch=8)
+  return Writer(model, tiny.params(model), tiny.formatter(), batch=8)
 
 
 # As long as each other, or the length alone would decide which one this model prefers.
@@ -40,83 +40,82 @@ def _texts(found):
   return [[w.text for w in own] for own in found]
 
 
-def test_one_description_is_the_one_that_the_personalizer_writes(personalizer, users):
+def test_one_description_is_the_one_that_the_writer_writes(writer, users):
   for decoding in (GREEDY, RANDOM):
-    expected = personalizer.describe(users, decoding, seed=3)
-    found = rat.describe(personalizer, users, decoding, seed=3)
+    expected = writer.describe(users, decoding, seed=3)
+    found = rat.describe(writer, users, decoding, seed=3)
     assert [(d.text, d.finished) for d in found] == [(w.text, w.finished) for w in expected]
     assert [d.fit for d in found] == [None] * 3
-  assert rat.describe(personalizer, [], RANDOM, n=2, seed=3) == []
+  assert rat.describe(writer, [], RANDOM, n=2, seed=3) == []
 
 
-def test_a_sample_depends_on_its_users_shots_and_seeds_alone(personalizer, users):
+def test_a_sample_depends_on_its_users_shots_and_seeds_alone(writer, users):
   seeds = [(1, 7), (1, 8), (2, 7)]
-  together = rat.sample(personalizer, users, RANDOM, n=3, seeds=seeds)
+  together = rat.sample(writer, users, RANDOM, n=3, seeds=seeds)
   assert [len(own) for own in together] == [3, 3, 3]
   assert len({text for own in _texts(together) for text in own}) > 7
   alone = [
-    rat.sample(dataclasses.replace(personalizer, batch=1), [u], RANDOM, n=3, seeds=[s])[0]
+    rat.sample(dataclasses.replace(writer, batch=1), [u], RANDOM, n=3, seeds=[s])[0]
     for u, s in zip(users, seeds, strict=True)
   ]
   assert alone == together
-  more = rat.sample(personalizer, users, RANDOM, n=4, seeds=seeds)
+  more = rat.sample(writer, users, RANDOM, n=4, seeds=seeds)
   assert [own[:3] for own in more] == together
-  other = rat.sample(personalizer, users, RANDOM, n=3, seeds=[(1, 9), (1, 8), (2, 7)])
+  other = rat.sample(writer, users, RANDOM, n=3, seeds=[(1, 9), (1, 8), (2, 7)])
   assert other[0] != together[0] and other[1:] == together[1:]
 
 
-def _logprob(personalizer, run, answer, role):
+def _logprob(writer, run, answer, role):
   """Log-probability of an answer after a run, by a plain forward pass over the sequence."""
   tokens = (*run.tokens, *answer)
   roles = (*run.roles, *(int(role),) * len(answer))
   padded = np.zeros((2, 1, 256), np.int32)
   padded[0, 0, : len(tokens)], padded[1, 0, : len(tokens)] = tokens, roles
-  found = tiny.causal_logprobs(personalizer.model, personalizer.params, *padded)
+  found = tiny.causal_logprobs(writer.model, writer.params, *padded)
   return float(found[0, len(run.tokens) - 1 : len(tokens) - 1].sum())
 
 
-def test_a_fit_is_the_likelihood_of_the_labels_under_the_description_alone(personalizer, users):
-  form = personalizer.formatter
+def test_a_fit_is_the_likelihood_of_the_labels_under_the_description_alone(writer, users):
+  form = writer.formatter
   descriptions = ["Reviews should be short.", "A moviegoer.", "Anything."]
   expected = []
   for shots, description in zip(users, descriptions, strict=True):
     total = 0.0
     for shot in shots:
-      run = personalizer.context((), description)
+      run = writer.context((), description)
       run += Run.of(form.question(shot.prompt), Role.QUESTION)
-      h = _logprob(personalizer, run, form.answer(shot.chosen), Role.PREFERRED)
-      h -= _logprob(personalizer, run, form.answer(shot.rejected), Role.PREFERRED)
+      h = _logprob(writer, run, form.answer(shot.chosen), Role.PREFERRED)
+      h -= _logprob(writer, run, form.answer(shot.rejected), Role.PREFERRED)
       total -= np.logaddexp(0.0, -h)
     expected.append(total)
   assert expected[2] == 0.0 and max(expected[:2]) < -0.1
   for rows in (1, 2, 8):
-    found = rat.label_fits(personalizer, users, descriptions, rows=rows)
+    found = rat.label_fits(writer, users, descriptions, rows=rows)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-  assert rat.label_fits(personalizer, [], []).shape == (0,)
+  assert rat.label_fits(writer, [], []).shape == (0,)
 
 
-def test_of_several_the_one_that_explains_the_labels_best_is_kept(personalizer, users):
+def test_of_several_the_one_that_explains_the_labels_best_is_kept(writer, users):
   n = 5
   seeds = [(4, u) for u in range(3)]
-  written = _texts(rat.sample(personalizer, users, RANDOM, n=n, seeds=seeds))
-  found = rat.describe(personalizer, users, RANDOM, n=n, seed=4)
+  written = _texts(rat.sample(writer, users, RANDOM, n=n, seeds=seeds))
+  found = rat.describe(writer, users, RANDOM, n=n, seed=4)
   changed = 0
   for shots, texts, chosen in zip(users, written, found, strict=True):
-    fits = rat.label_fits(personalizer, [shots] * n, texts)
+    fits = rat.label_fits(writer, [shots] * n, texts)
     assert chosen.text == texts[int(np.argmax(fits))]
     assert chosen.fit == pytest.approx(float(fits.max()), rel=1e-5)
     changed += chosen.text != texts[0]
   assert changed
   assert found[2].text == written[2][0]  # no labels to choose by
-  assert rat.describe(personalizer, users, RANDOM, n=n, seed=4, rows=3) == found
+  assert rat.describe(writer, users, RANDOM, n=n, seed=4, rows=3) == found
   # With the labels turned around, others are kept.
   turned = [
     tuple(dataclasses.replace(s, chosen=s.rejected, rejected=s.chosen) for s in shots)
     for shots in users
   ]
   fits = [
-    rat.label_fits(personalizer, [shots] * n, texts)
-    for shots, texts in zip(turned, written, strict=True)
+    rat.label_fits(writer, [shots] * n, texts) for shots, texts in zip(turned, written, strict=True)
   ]
   assert any(
     int(np.argmax(f)) != texts.index(c.text)
@@ -124,25 +123,25 @@ def test_of_several_the_one_that_explains_the_labels_best_is_kept(personalizer, 
   )
 
 
-def test_descriptions_that_were_cut_are_kept_only_if_all_were(personalizer, users, monkeypatch):
+def test_descriptions_that_were_cut_are_kept_only_if_all_were(writer, users, monkeypatch):
   # This model never ends a text on its own; so others write for it, of whom one in three does.
   texts = [[Written(f"{u}{j}", (u + j) % 3 == 0 and u < 2) for j in range(3)] for u in range(3)]
   monkeypatch.setattr(rat, "sample", lambda *args, **keywords: texts)
-  found = rat.describe(personalizer, users, RANDOM, n=3, seed=0)
+  found = rat.describe(writer, users, RANDOM, n=3, seed=0)
   assert [(d.text, d.finished) for d in found[:2]] == [("00", True), ("12", True)]
   assert not found[2].finished and found[2].text == "20"
 
 
-def test_several_greedy_descriptions_are_refused(personalizer, users):
+def test_several_greedy_descriptions_are_refused(writer, users):
   with pytest.raises(ValueError, match="n: found 2 descriptions at temperature 0.0"):
-    rat.describe(personalizer, users, GREEDY, n=2, seed=0)
+    rat.describe(writer, users, GREEDY, n=2, seed=0)
   with pytest.raises(ValueError, match="n: found 0"):
-    rat.describe(personalizer, users, RANDOM, n=0, seed=0)
+    rat.describe(writer, users, RANDOM, n=0, seed=0)
 
 
-def test_descriptions_are_answered_under(personalizer, users):
-  found = rat.describe(personalizer, users, RANDOM, n=3, seed=1)
+def test_descriptions_are_answered_under(writer, users):
+  found = rat.describe(writer, users, RANDOM, n=3, seed=1)
   prompts = [["Is it good?"]] * 3
   told = [d.text for d in found]
-  answers = personalizer.respond(users, prompts, GREEDY, seed=0, descriptions=told)
-  assert answers != personalizer.respond(users, prompts, GREEDY, seed=0)
+  answers = writer.respond(users, prompts, GREEDY, seed=0, descriptions=told)
+  assert answers != writer.respond(users, prompts, GREEDY, seed=0)

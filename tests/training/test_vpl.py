@@ -244,12 +244,10 @@ class TestContender:
     prompts = [[e.queries[0].prompt] * 4 for e in episodes]
     decoding = Decoding(1.0, 1.0, 12)
     found = contender.respond(episodes, prompts, decoding, seed=3)
-    personalizer = contender.models.personalizer(trained=True)
+    writer = contender.models.writer(trained=True)
     nobody = [()] * len(episodes)
-    same = personalizer.respond(
-      nobody, prompts, decoding, seed=3, offsets=contender.offsets(episodes)
-    )
-    plain = personalizer.respond(nobody, prompts, decoding, seed=3)
+    same = writer.respond(nobody, prompts, decoding, seed=3, offsets=contender.offsets(episodes))
+    plain = writer.respond(nobody, prompts, decoding, seed=3)
     assert found == same
     assert found != plain
 

@@ -1,0 +1,81 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From a path to a Personalizer: a run, one of its checkpoints, or a base's folder."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import jax
+import ml_collections
+
+from fspo_jax import base as base_lib
+from fspo_jax import checkpoints, sharding
+from fspo_jax import config as config_lib
+from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.inference.writer import Writer
+from fspo_jax.training import step
+
+# The stages of a run that leave a model, the last first.
+_STAGES = ("preference", "sft", "base")
+
+
+def load(path: str | os.PathLike[str]) -> Personalizer:
+  """Opens a model, on one device, whatever mesh wrote it.
+
+  Args:
+    path: of a run (its workdir; the last stage that was trained), of a stage's checkpoints
+      (`WORKDIR/checkpoints/preference`), or of a base's folder.
+
+  Raises:
+    FileNotFoundError: there is nothing to open.
+    ValueError: the model needs more than preferences.
+  """
+  path = pathlib.Path(path)
+  if (path / "checkpoints").is_dir():
+    return _of_stage(path / "checkpoints" / _last_stage(path))
+  if (path / "model.safetensors").is_file():
+    return _of_base(path)
+  if path.is_dir() and any((child / "params").is_dir() for child in path.iterdir()):
+    return _of_stage(path)
+  raise FileNotFoundError(
+    f"{path}: found no model, expected a run's directory (with checkpoints/ in it), a stage's "
+    "checkpoints (with <step>/params), or a folder with model.safetensors"
+  )
+
+
+def _last_stage(workdir: pathlib.Path) -> str:
+  for stage in _STAGES:
+    if any((workdir / "checkpoints" / stage).glob("*/params")):
+      return stage
+  raise FileNotFoundError(
+    f"{workdir / 'checkpoints'}: found no checkpoint of any of the stages {_STAGES}"
+  )
+
+
+def _of_base(path: pathlib.Path) -> Personalizer:
+  base = base_lib.load(path, _one_device())
+  writer = Writer(base.model, base.params, base.formatter)
+  return Personalizer(writer, vocab_chunk=base.config.vocab_chunk)
+
+
+def _of_stage(path: pathlib.Path) -> Personalizer:
+  writer = Writer.load(path)
+  with checkpoints.Checkpoints(path) as saved:
+    config = ml_collections.ConfigDict(saved.metadata()["config"])
+  if path.name != "preference":
+    return Personalizer(writer, vocab_chunk=config.vocab_chunk)
+  objective = config_lib.objective(config.preference)
+  beside = path.parent / ("sft" if "sft" in config.stages else "base")
+  reference = None
+  if objective.needs_reference and any(beside.glob("*/params")):
+    with checkpoints.Checkpoints(beside) as saved:
+      reference = saved.restore_params(step.abstract_params(writer.model, _one_device()))
+  return Personalizer(
+    writer, reference=reference, objective=objective, vocab_chunk=config.vocab_chunk
+  )
+
+
+def _one_device() -> jax.sharding.Mesh:
+  return sharding.make_mesh(1, 1, 1, jax.devices()[:1])
