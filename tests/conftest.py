@@ -14,6 +14,10 @@ REPO = pathlib.Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Broadcasting arrays of different rank is how a missing axis goes unnoticed.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+# Most of the tests' time is XLA's compilation, and half of that its optimizations, which are not
+# what is tested: what a program computes is the same without, but for the last bits.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests with them.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # The same examples on every run, and no verdict that depends on how busy the machine is.
 hypothesis.settings.register_profile(
@@ -29,6 +33,18 @@ hypothesis.settings.load_profile("fspo")
 def repo() -> pathlib.Path:
   """The root of the repository."""
   return REPO
+
+
+@pytest.fixture(scope="module")
+def optimized():
+  """XLA optimizes what a module compiles: for results that have to agree to the last bit."""
+  import jax  # Not above: see there.
+
+  name = "jax_disable_most_optimizations"
+  before = jax.config.read(name)
+  jax.config.update(name, False)
+  yield
+  jax.config.update(name, before)
 
 
 @pytest.fixture(scope="session")

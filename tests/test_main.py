@@ -32,6 +32,7 @@ OVERRIDES = {
   "model.kv_heads": 1,
   "model.head_dim": 8,
   "model.mlp": 16,
+  "model.attention_block": 512,
   **{
     f"{stage}.{key}": value
     for stage in ("sft", "preference")

@@ -139,9 +139,13 @@ def test_all_of_it_runs_in_small(tmp_path):
     "--",
     f"--config.base={tmp_path / 'base'}",
     *(f"--config.model.{key}={value}" for key, value in tiny_base.SHAPE.items()),
+    "--config.preference.steps=2",
+    "--config.preference.rows_per_step=1",
     "--config.preference.row_tokens=2304",
     "--config.preference.scored_tokens=1536",
+    "--config.evaluation.episodes=8",
     "--config.evaluation.max_response_tokens=8",
+    "--config.evaluation.temperatures=(0.3,)",
   ]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr

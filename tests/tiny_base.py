@@ -13,7 +13,16 @@ from fspo_jax.synthesis import pipeline
 from fspo_jax.workdir import Workdir
 from tests import tiny
 
-SHAPE = {"width": 16, "heads": 2, "kv_heads": 1, "head_dim": 8, "layers": 1, "mlp": 16}
+# Few blocks of queries: each is compiled on its own, and most of the time is XLA's compilation.
+SHAPE = {
+  "width": 16,
+  "heads": 2,
+  "kv_heads": 1,
+  "head_dim": 8,
+  "layers": 1,
+  "mlp": 16,
+  "attention_block": 1024,
+}
 
 
 def config(**changes):
@@ -51,6 +60,7 @@ def run_row(path, workdir, method, experiment="methods", **more):
     "evaluation.win_rate_users": 3,
     "evaluation.win_rate_prompts": 1,
     "evaluation.max_response_tokens": 8,
+    "evaluation.temperatures": (0.3,),
     "evaluation.bootstrap": 20,
     "user_finetuning.steps": 2,
     "user_finetuning.episodes": 4,

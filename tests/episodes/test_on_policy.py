@@ -256,7 +256,7 @@ def test_closeness_by_traits_reads_the_tastes():
 
 
 def test_what_a_policy_samples_makes_rows_to_train_on(tmp_path):
-  model = tiny.model(vocab_size=tiny.tokenizer().vocab_size)
+  model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, attention_block=256)
   writer = Writer(model, tiny.params(model), tiny.formatter(), batch=8)
 
   def describe(users, *, n, seeds):

@@ -69,7 +69,7 @@ class TestPairScores:
     np.testing.assert_array_equal(scores.at(0, Context.SHOTS, 2), [np.nan, 0.0])
 
   def test_the_last_batch_is_filled_up_but_every_episode_is_counted_once(self):
-    model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, layers=1)
+    model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, layers=1, attention_block=512)
     rows = tiny.rows(Layout(query_shots=(0, 1)), shots=1)
     scores = preference_accuracy.score_pairs(
       model, tiny.params(model), rows, 3,
@@ -150,7 +150,7 @@ class TestMargins:
     assert evaluation.scorer.facts == {"padding_fraction": 0.25, "dropped_shots": 2}
 
   def test_what_is_given_without_shots_is_scored_without_them(self):
-    model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, layers=1)
+    model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, layers=1, attention_block=512)
     params = tiny.params(model)
     models = Models(model, params, params, tiny.formatter(), sharding.make_mesh(1, 1, 1), 512)
     source = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)

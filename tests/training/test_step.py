@@ -442,7 +442,6 @@ def main(directory):
 @pytest.fixture(scope="module")
 def eight_devices(tmp_path_factory):
   directory = tmp_path_factory.mktemp("eight")
-  # Partitioning is under test here, and not XLA's optimizations, which take half of the time.
   tiny.run("training.test_step", directory, devices=8)
 
   def read(shape):

@@ -156,7 +156,7 @@ class TestStep:
     update, rule = _step(model, mesh, steps=120, rate=1e-2)
     reference = step.init_params(model, mesh, 0)
     state = _state(vpl.add_encoder(reference, CONFIG, mesh, seed=1), rule, mesh)
-    rows = _rows(ShotsAsked(_opposites), SHOTS + 1, tokens=256, scored=192)
+    rows = _rows(ShotsAsked(_opposites), SHOTS + 1, tokens=112, scored=80)
     for i in range(120):
       batch = batching.stack([rows(8 * i + j) for j in range(8)])
       state, _ = update(state, reference, batch)
