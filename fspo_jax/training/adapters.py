@@ -126,6 +126,4 @@ def _init(base: dict, config: lora.LoraConfig, mesh: jax.sharding.Mesh, seed: in
 def _abstract(base: dict, config: lora.LoraConfig, mesh: jax.sharding.Mesh) -> Any:
   everywhere = sharding.replicated(mesh)
   shapes = jax.eval_shape(lambda: lora.init(jax.random.key(0), base, config))
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
-  )
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)

@@ -313,9 +313,7 @@ def make_step(
 
   gradient = jax.grad(part_loss, has_aux=True)
 
-  def step(
-    state: TrainState, frozen: Any, batch: TreeBatch
-  ) -> tuple[TrainState, Metrics]:
+  def step(state: TrainState, frozen: Any, batch: TreeBatch) -> tuple[TrainState, Metrics]:
     counts = token_counts(batch)
     if accumulate == 1:
       grads, metrics = gradient(state.params, frozen, batch, counts, None)
@@ -330,9 +328,7 @@ def make_step(
         z0 = reference_point_of_parts(state.params, frozen, parts, counts)
 
       def body(total: Any, part: TreeBatch) -> tuple[Any, None]:
-        return jax.tree.map(
-          jnp.add, total, gradient(state.params, frozen, part, counts, z0)
-        ), None
+        return jax.tree.map(jnp.add, total, gradient(state.params, frozen, part, counts, z0)), None
 
       shapes = jax.eval_shape(
         gradient, state.params, frozen, jax.tree.map(lambda x: x[0], parts), counts, z0
