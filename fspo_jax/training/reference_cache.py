@@ -61,7 +61,7 @@ class Cache:
     """
     self.directory = pathlib.Path(directory)
     self._type = np.dtype([("logprob", "<f4", (segments,)), ("seal", "u1", (_SEAL,))])
-    text = json.dumps({"format": 1, **facts}, indent=2, sort_keys=True)
+    text = json.dumps({"rows_per_file": BLOCK, **facts}, indent=2, sort_keys=True)
     self._key = hashlib.blake2b(text.encode(), digest_size=32).digest()
     self._recent = functools.lru_cache(maxsize=16)(self._load)
     file = self.directory / "facts.json"
