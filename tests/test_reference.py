@@ -3,6 +3,7 @@
 """LoRA and the reference's cache in a recipe: what is refused, what is shared, what comes out."""
 
 import dataclasses
+import gc
 import json
 
 import jax
@@ -211,13 +212,28 @@ LORA = {
 }
 
 
+@pytest.fixture
+def on_device(monkeypatch):
+  """How many arrays of the embedding's shape there are at each row of metrics."""
+  counts, write = [], metrics.MetricWriter.write
+
+  def spy(self, at, values):
+    shape = (tiny.tokenizer().vocab_size, tiny_base.SHAPE["width"])
+    gc.collect()
+    counts.append(sum(x.shape == shape for x in jax.live_arrays()))
+    write(self, at, values)
+
+  monkeypatch.setattr(metrics.MetricWriter, "write", spy)
+  return counts
+
+
 def _run(path, workdir, *, stages=("base", "preference"), **changes):
   tiny_base.run_row(path, workdir, "fspo_ipo,reviews", stages=stages, **changes)
   return metrics.read_jsonl(workdir / "metrics" / "preference.jsonl")
 
 
 @pytest.mark.slow
-def test_a_lora_recipe_with_a_shared_cache(tmp_path, monkeypatch):
+def test_a_lora_recipe_with_a_shared_cache(tmp_path, monkeypatch, on_device):
   tiny_base.make(tmp_path / "base")
   live = _run(tmp_path / "base", tmp_path / "live", **LORA)
   assert live[0]["logps/abs_margins"] == 0.0 and live[1]["logps/abs_margins"] > 0.0
@@ -233,6 +249,9 @@ def test_a_lora_recipe_with_a_shared_cache(tmp_path, monkeypatch):
   monkeypatch.setattr(reference_cache.Cache, "write", lambda *unused: scored.append(1))
   everything = _run(tmp_path / "base", tmp_path / "all", preference__loss__name="dpo", **shared)
   assert not scored and everything[0]["logps/abs_margins"] <= 1e-4
+  # Once, what the base was made of stays. Beside it, LoRA has the base, which is the reference;
+  # then there are the parameters and their two moments, and no reference.
+  assert [count - 1 for count in on_device] == [1, 1, 1, 1, 3, 3]
 
   # The folder of the stage is enough, and gives the base with its adapters merged.
   policy = tiny.flat(Personalizer.load(tmp_path / "live" / "checkpoints" / "preference").params)

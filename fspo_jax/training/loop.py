@@ -190,11 +190,12 @@ def train(stage: Stage, initial_params: Any, frozen: Any | None) -> Any:
     start = 0
     if saved.latest_step() is not None:
       _check_adapters(stage, saved.metadata().get("adapters"))
-      got = saved.restore(
-        checkpoints_lib.abstract_like(state.params), checkpoints_lib.abstract_like(state.opt_state)
-      )
+      abstract = checkpoints_lib.abstract_like(state)
+      for leaf in jax.tree.leaves(state):
+        leaf.delete()  # makes room for what takes its place, whoever still holds it
+      got = saved.restore(abstract.params, abstract.opt_state)
       start = got.step
-      step = jax.device_put(jnp.int32(start), state.step.sharding)
+      step = jax.device_put(jnp.int32(start), abstract.step.sharding)
       state = step_lib.TrainState(step, got.params, got.opt_state)
       _LOG.info("%s: resuming after step %d", stage.name, start)
     if start < loop.steps:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,7 +50,7 @@ def _rows(kind=batching.Rows, source=ROWS, **more):
   return kind(**(fields | more))
 
 
-def _fill(directory, rows=ROWS, *, facts=FACTS, count=COUNT, batch=2, params=None):
+def _fill(directory, rows=ROWS, *, facts=FACTS, count=COUNT, batch=2, params=None, mesh=None):
   return reference_cache.fill(
     directory,
     facts,
@@ -57,7 +58,7 @@ def _fill(directory, rows=ROWS, *, facts=FACTS, count=COUNT, batch=2, params=Non
     count=count,
     model=MODEL,
     params=tiny.params(MODEL) if params is None else params,
-    mesh=sharding.make_mesh(1, 1, 1, jax.devices()[:1]),
+    mesh=sharding.make_mesh(1, 1, 1, jax.devices()[:1]) if mesh is None else mesh,
     vocab_chunk=512,
     rows_per_batch=batch,
     threads=0,
@@ -257,10 +258,55 @@ def test_a_fingerprint_is_of_every_bit_name_and_type():
   assert checkpoints.fingerprint({"embedding": params}) != known
 
 
-def main(directory):
-  """Computes a cache up to the middle of its second block, and waits there to be killed."""
+def main(directory, process=None, port=None):
+  """Computes a cache up to the middle of its second block, and waits there to be killed.
+
+  Or all of it, as one of two processes: each says which blocks it wrote.
+  """
   reference_cache.BLOCK = BLOCK
-  _fill(directory, _rows(_Stalling, stalls=BLOCK + 3))
+  if process is None:
+    _fill(directory, _rows(_Stalling, stalls=BLOCK + 3))
+    return
+  jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+  written, write = [], reference_cache.Cache.write
+
+  def spy(self, block, *values):
+    written.append(block)
+    write(self, block, *values)
+
+  reference_cache.Cache.write = spy
+  mesh = sharding.make_mesh(2, 1, 1)
+  params = jax.tree.map(
+    lambda x, like: jax.make_array_from_callback(x.shape, like.sharding, x.__getitem__),
+    jax.device_get(tiny.params(MODEL)),
+    step.abstract_params(MODEL, mesh),
+  )
+  assert checkpoints.fingerprint(params) == checkpoints.fingerprint(tiny.params(MODEL))
+  cached = _fill(directory, mesh=mesh, params=params)
+  np.savez(f"{directory}.{process}.npz", written=written, found=tiny.batch(cached, COUNT).reference)
+
+
+@pytest.mark.slow
+def test_two_hosts_compute_together_and_each_writes_its_own(full, tmp_path):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  processes = []
+  for process in (0, 1):
+    line, environment = tiny.command(
+      "training.test_reference_cache", tmp_path / "two", process, port
+    )
+    processes.append(subprocess.Popen(line, env=environment, cwd=tiny.REPO))
+  assert [process.wait(timeout=300) for process in processes] == [0, 0]
+  expected = tiny.batch(full[1], COUNT).reference
+  for process, blocks in ((0, [0, 2]), (1, [1])):
+    saved = np.load(tmp_path / f"two.{process}.npz")
+    assert saved["written"].tolist() == blocks
+    np.testing.assert_allclose(saved["found"], expected, rtol=1e-6)
+  # Any number of hosts goes on with it.
+  np.testing.assert_array_equal(
+    tiny.batch(_fill(tmp_path / "two"), COUNT).reference, saved["found"]
+  )
 
 
 def test_who_is_killed_goes_on_and_ends_with_the_same(full, tmp_path, computed):
