@@ -258,16 +258,15 @@ def test_a_fingerprint_is_of_every_bit_name_and_type():
   assert checkpoints.fingerprint({"embedding": params}) != known
 
 
-def main(directory, process=None, port=None):
-  """Computes a cache up to the middle of its second block, and waits there to be killed.
-
-  Or all of it, as one of two processes: each says which blocks it wrote.
-  """
+def main(directory):
+  """Computes a cache up to the middle of its second block, and waits there to be killed."""
   reference_cache.BLOCK = BLOCK
-  if process is None:
-    _fill(directory, _rows(_Stalling, stalls=BLOCK + 3))
-    return
-  jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+  _fill(directory, _rows(_Stalling, stalls=BLOCK + 3))
+
+
+def main_of_two(directory, process):
+  """Computes a cache as one of two processes, and says which blocks it wrote and what it reads."""
+  reference_cache.BLOCK = BLOCK
   written, write = [], reference_cache.Cache.write
 
   def spy(self, block, *values):
@@ -293,9 +292,7 @@ def test_two_hosts_compute_together_and_each_writes_its_own(full, tmp_path):
     port = free.getsockname()[1]
   processes = []
   for process in (0, 1):
-    line, environment = tiny.command(
-      "training.test_reference_cache", tmp_path / "two", process, port
-    )
+    line, environment = tiny.command("training.one_of_two", tmp_path / "two", process, port)
     processes.append(subprocess.Popen(line, env=environment, cwd=tiny.REPO))
   assert [process.wait(timeout=300) for process in processes] == [0, 0]
   expected = tiny.batch(full[1], COUNT).reference
