@@ -212,17 +212,21 @@ LORA = {
 }
 
 
+def _on_device():
+  """How many arrays of the embedding's shape there are."""
+  gc.collect()
+  shape = (tiny.tokenizer().vocab_size, tiny_base.SHAPE["width"])
+  # Arrays of shards, as checkpoints are saved from, are the same memory.
+  return len({x.unsafe_buffer_pointer() for x in jax.live_arrays() if x.shape == shape})
+
+
 @pytest.fixture
 def on_device(monkeypatch):
-  """How many arrays of the embedding's shape there are at each row of metrics."""
+  """The same at each row of metrics."""
   counts, write = [], metrics.MetricWriter.write
 
   def spy(self, at, values):
-    shape = (tiny.tokenizer().vocab_size, tiny_base.SHAPE["width"])
-    gc.collect()
-    # Arrays of shards, as checkpoints are saved from, are the same memory.
-    found = {x.unsafe_buffer_pointer() for x in jax.live_arrays() if x.shape == shape}
-    counts.append(len(found))
+    counts.append(_on_device())
     write(self, at, values)
 
   monkeypatch.setattr(metrics.MetricWriter, "write", spy)
@@ -237,6 +241,7 @@ def _run(path, workdir, *, stages=("base", "preference"), **changes):
 @pytest.mark.slow
 def test_a_lora_recipe_with_a_shared_cache(tmp_path, monkeypatch, on_device):
   tiny_base.make(tmp_path / "base")
+  before = _on_device()
   live = _run(tmp_path / "base", tmp_path / "live", **LORA)
   assert live[0]["logps/abs_margins"] == 0.0 and live[1]["logps/abs_margins"] > 0.0
   shared = {"preference__reference_cache__directory": str(tmp_path / "shared")}
@@ -251,9 +256,9 @@ def test_a_lora_recipe_with_a_shared_cache(tmp_path, monkeypatch, on_device):
   monkeypatch.setattr(reference_cache.Cache, "write", lambda *unused: scored.append(1))
   everything = _run(tmp_path / "base", tmp_path / "all", preference__loss__name="dpo", **shared)
   assert not scored and everything[0]["logps/abs_margins"] <= 1e-4
-  # Once, what the base was made of stays. Beside it, LoRA has the base, which is the reference;
-  # then there are the parameters and their two moments, and no reference.
-  assert [count - 1 for count in on_device] == [1, 1, 1, 1, 3, 3]
+  # LoRA has the base, which is the reference; then there are the parameters and their two moments,
+  # and no reference.
+  assert [count - before for count in on_device] == [1, 1, 1, 1, 3, 3]
 
   # The folder of the stage is enough, and gives the base with its adapters merged.
   policy = tiny.flat(Personalizer.load(tmp_path / "live" / "checkpoints" / "preference").params)
