@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 import orbax.checkpoint as ocp
 
 
@@ -47,16 +51,24 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(
-    self, step: int, params: Any, opt_state: Any | None, config: dict, tokenizer: bytes
+    self,
+    step: int,
+    params: Any,
+    opt_state: Any | None,
+    config: dict,
+    tokenizer: bytes,
+    facts: Mapping[str, Any] | None = None,
   ) -> None:
     """Saves in the background; the arrays may be donated as soon as this returns.
 
     Without an optimizer's state (None) it is a model to start from, not a training to go on with.
+    `facts`, as JSON has them, are what else `metadata` is to say of the parameters.
     """
     metadata = {
       "step": step,
       "config": config,
       "tokenizer": base64.b64encode(tokenizer).decode("ascii"),
+      **(facts or {}),
     }
     items = {"params": ocp.args.StandardSave(params), "metadata": ocp.args.JsonSave(metadata)}
     if opt_state is not None:
@@ -90,7 +102,7 @@ class Checkpoints:
     return self._manager.restore(self._require_step(), args=args).params
 
   def metadata(self) -> dict[str, Any]:
-    """The latest checkpoint's config, tokenizer (base64) and step."""
+    """The latest checkpoint's step, config, tokenizer (base64), and facts."""
     args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
     return self._manager.restore(self._require_step(), args=args).metadata
 
@@ -103,6 +115,18 @@ class Checkpoints:
     if step is None:
       raise FileNotFoundError(f"{self.directory}: no checkpoint; expected <step>/params in it")
     return step
+
+
+def fingerprint(params: Any) -> str:
+  """SHA-256 of parameters: of names, types, shapes and values, wherever they live."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+      # One array at a time: a host may hold one, and not all of them.
+      leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    digest.update(np.ascontiguousarray(leaf).view(np.uint8))
+  return digest.hexdigest()
 
 
 def abstract_like(tree: Any) -> Any:

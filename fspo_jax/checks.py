@@ -10,7 +10,7 @@ import datetime
 import jax
 import ml_collections
 
-from fspo_jax import base, sharding
+from fspo_jax import base, reference, sharding
 from fspo_jax import config as config_lib
 from fspo_jax import rows as rows_lib
 from fspo_jax.episodes.templates import Role
@@ -23,6 +23,11 @@ def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> N
   layout, rows = config_lib.layout(stage), config_lib.loop(stage)
   config_lib.objective(stage)
   optimizer.make_optimizer(config_lib.optimizer(stage), stage.steps)
+  if config_lib.lora(stage) is not None and stage.optimizer.name != "adamw":
+    raise ValueError(
+      f"lora.rank={stage.lora.rank}: found optimizer.name={stage.optimizer.name!r}, expected "
+      "'adamw': Muon makes an update's singular values equal, and a factor is not an update"
+    )
   asked = (*layout.query_shots, *layout.description_shots)
   if asked and max(asked) > stage.shots:
     raise ValueError(
@@ -150,6 +155,17 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
     raise ValueError(
       "sft.loss.preference_weight > 0: the SFT stage makes the reference, it has none"
     )
+  if c.sft.lora.rank and "sft" in stages and "base" not in stages:
+    raise ValueError(
+      f"sft.lora.rank={c.sft.lora.rank} and stages={stages}: expected the stage 'base', or "
+      "sft.lora.rank=0: adapters are of a pretrained model, and there is none"
+    )
+  if c.preference.lora.rank and c.vpl.use:
+    raise ValueError(
+      f"preference.lora.rank={c.preference.lora.rank} and vpl.use=True: expected one of the two; "
+      "VPL trains all parameters and an encoder"
+    )
+  reference.check(c)
   if c.evaluation.rows % sharding.batch_shards(mesh):
     raise ValueError(
       f"evaluation.rows={c.evaluation.rows} cannot be split over mesh.data x mesh.fsdp = "

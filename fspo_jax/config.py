@@ -18,6 +18,7 @@ from fspo_jax.episodes.pretraining import Mixture, Phase
 from fspo_jax.episodes.sampling import Curriculum
 from fspo_jax.episodes.templates import HEADINGS, MARKERS, Formatter, Layout
 from fspo_jax.episodes.tokenizers import Tokenizer
+from fspo_jax.models.lora import LoraConfig
 from fspo_jax.models.transformer import TransformerConfig
 from fspo_jax.synthesis.quality import Gate
 from fspo_jax.synthesis.settings import Model, Settings
@@ -141,6 +142,10 @@ def default() -> ml_collections.ConfigDict:
   c.preference.layout.description_queries = (8,)
   c.preference.curriculum.start = 0.1
   c.preference.curriculum.end = 0.5
+  # The reference's log-probabilities, computed before the training; see training/reference_cache.py
+  c.preference.reference_cache = ml_collections.ConfigDict()
+  c.preference.reference_cache.use = "auto"  # where rows come again or runs share them; 'on', 'off'
+  c.preference.reference_cache.directory = ""  # that runs share; '' for one in the run's own
 
   # RAT: before the preference stage, its first model writes descriptions of the training users, of
   # which the one that is closer to the gold one is preferred; see episodes/on_policy.py.
@@ -294,6 +299,11 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.optimizer.clip_norm = 1.0
   c.optimizer.weight_decay = 0.0
   c.optimizer.b2 = 0.98
+  c.lora = ml_collections.ConfigDict()  # adapters in place of all parameters; see models/lora.py
+  c.lora.rank = 0  # of the adapters; 0 to train all parameters
+  c.lora.alpha = 16.0  # updates are scaled by alpha / rank
+  c.lora.projections = ("q", "k", "v", "o", "gate", "up", "down")  # matrices that have one
+  c.lora.dropout = 0.0  # of the adapters' inputs
   return c
 
 
@@ -355,6 +365,16 @@ def loop(stage: ml_collections.ConfigDict) -> LoopConfig:
   """How a stage's loop runs."""
   names = LoopConfig.__dataclass_fields__
   return LoopConfig(**{name: stage[name] for name in names})
+
+
+def lora(stage: ml_collections.ConfigDict) -> LoraConfig | None:
+  """The adapters that a stage trains; None where it trains all parameters."""
+  keys = stage.lora
+  if not keys.rank:
+    if keys.dropout:
+      raise ValueError(f"lora.dropout={keys.dropout}: found lora.rank=0, which has no adapters")
+    return None
+  return LoraConfig(keys.rank, keys.alpha, tuple(keys.projections), keys.dropout)
 
 
 def curriculum(stage: ml_collections.ConfigDict) -> Curriculum | None:

@@ -24,7 +24,9 @@ from fspo_jax import checks, data, recipe
 from fspo_jax.episodes.batching import RowOverflowError
 from fspo_jax.synthesis import pipeline
 from fspo_jax.synthesis.jobs import parse_shard
+from fspo_jax.training.adapters import AdaptersError
 from fspo_jax.training.loop import TrainingError
+from fspo_jax.training.reference_cache import ReferenceCacheError
 from fspo_jax.workdir import Workdir, WorkdirError, fingerprint
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
@@ -113,7 +115,13 @@ def main(argv: list[str]) -> int:
         print(f"fspo_jax: cannot go on from the set {made}: {error}", file=sys.stderr)
         return 2
     recipe.Recipe(plan, workdir).run()
-  except (TrainingError, RowOverflowError, *pipeline.ERRORS) as error:
+  except (
+    TrainingError,
+    AdaptersError,
+    ReferenceCacheError,
+    RowOverflowError,
+    *pipeline.ERRORS,
+  ) as error:
     print(f"fspo_jax: stopped: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:

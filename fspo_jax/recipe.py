@@ -12,12 +12,14 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from fspo_jax import base as base_lib
 from fspo_jax import checkpoints, checks, outcome, presets
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
+from fspo_jax import reference as reference_lib
 from fspo_jax import rows as rows_lib
 from fspo_jax.datasets.synthetic import synthetic_dataset_builder as builder
 from fspo_jax.episodes import batching, tokenizers
@@ -26,7 +28,7 @@ from fspo_jax.episodes.templates import Formatter
 from fspo_jax.evaluation import contenders, evaluate
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import transformer, vpl
-from fspo_jax.training import loop, optimizer, step
+from fspo_jax.training import adapters, loop, optimizer, reference_cache, step
 from fspo_jax.training import vpl as vpl_training
 from fspo_jax.workdir import Workdir
 
@@ -183,16 +185,15 @@ class Recipe:
       initial = step.init_params(model, self.plan.mesh, self.config.seed)
     size = formatter.tokenizer.vocab_size
     _LOG.info("model: %s parameters, %d token ids", f"{_count(initial):,}", size)
-    loop.train(self._stage("sft", model, formatter), initial, None)
+    self._train(self._stage("sft", model, formatter), initial, None)
 
   def preference(self) -> None:
     """Trains the policy from the reference, and against it."""
     model, formatter = self._model()
     reference = self._params(self._reference, model)
-    config = rows_lib.vpl(self.config)
-    initial = reference
-    if config is not None:
-      initial = vpl.add_encoder(reference, config, self.plan.mesh, self.config.seed)
+    initial, encoder = reference, rows_lib.vpl(self.config)
+    if encoder is not None:
+      initial = vpl.add_encoder(reference, encoder, self.plan.mesh, self.config.seed)
     stage = self._stage("preference", model, formatter)
     if self.config.on_policy.use:
       rows = rows_lib.paired(
@@ -204,7 +205,46 @@ class Recipe:
         self.plan.seed("descriptions"),
       )
       stage = dataclasses.replace(stage, rows=rows)
-    loop.train(stage, initial, reference)
+    cached = self._cached(stage, model, reference)
+    if cached is not None:
+      stage = dataclasses.replace(stage, rows=cached)
+    needed = cached is None and stage.objective.needs_reference
+    self._train(stage, initial, reference if needed else None)
+
+  def _cached(
+    self, stage: loop.Stage, model: transformer.Transformer, reference: dict
+  ) -> reference_cache.CachedRows | None:
+    """The preference stage's rows with what the reference says of them; None for no cache."""
+    made = None
+    if "synthesis" in self.config.stages:
+      made = builder.set_path(self.workdir.path / "data", self.config.synthesis.domain)
+    return reference_lib.cached(
+      self.config,
+      stage.rows,
+      self.workdir.path,
+      model=model,
+      params=reference,
+      mesh=self.plan.mesh,
+      seed=self.plan.seed("preference"),
+      made=made,
+    )
+
+  def _train(self, stage: loop.Stage, params: dict, reference: dict | None) -> None:
+    """Trains a stage: adapters on `params`, or all of these, which it consumes.
+
+    Args:
+      stage: what to run.
+      params: where the policy starts.
+      reference: the same, for a step that reads it; None for one that does not.
+    """
+    config = config_lib.lora(self.config[stage.name])
+    if config is not None:
+      stage, fresh = adapters.start(stage, params, config, self.plan.seed(stage.name))
+      loop.train(stage, fresh, params)  # without its adapters the policy is the reference
+    elif reference is not None:
+      loop.train(stage, jax.tree.map(jnp.copy, params), reference)
+    else:
+      loop.train(stage, params, None)
 
   def evaluate(self) -> None:
     """Evaluates on every split; writes the results and the report."""
@@ -255,11 +295,10 @@ class Recipe:
   def _params(
     self, stage: str, model: transformer.Transformer, encoder: vpl.VplConfig | None = None
   ) -> dict:
-    abstract = step.abstract_params(model, self.plan.mesh)
+    abstract, mesh = step.abstract_params(model, self.plan.mesh), self.plan.mesh
     if encoder is not None:
-      abstract |= vpl.abstract_encoder(encoder, model.config.width, self.plan.mesh)
-    with checkpoints.Checkpoints(self.workdir.path / "checkpoints" / stage) as saved:
-      return saved.restore_params(abstract)
+      abstract |= vpl.abstract_encoder(encoder, model.config.width, mesh)
+    return adapters.load(self.workdir.path / "checkpoints" / stage, abstract, mesh)
 
   def _stage(self, name: str, model: transformer.Transformer, formatter: Formatter) -> loop.Stage:
     keys, mesh = self.config[name], self.plan.mesh
@@ -268,11 +307,18 @@ class Recipe:
     rows = batching.Rows(
       self.plan.training[name], formatter, config_lib.layout(keys), config_lib.packing(keys)
     )
-    chunk = self.config.vocab_chunk
+    chunk, lora = self.config.vocab_chunk, config_lib.lora(keys)
     encoder = rows_lib.vpl(self.config) if name == "preference" else None
     if encoder is None:
+      own = step.all_trained if lora is None else adapters.policy_params(lora, self.plan.seed(name))
       update = step.make_step(
-        model, objective, rule, mesh, vocab_chunk=chunk, accumulate=keys.accumulate
+        model,
+        objective,
+        rule,
+        mesh,
+        vocab_chunk=chunk,
+        accumulate=keys.accumulate,
+        policy_params=own,
       )
     else:
       rows = rows_lib.shots_asked(rows, keys)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -164,7 +165,12 @@ def paired(
     settings,
     facts,
   )
-  return dataclasses.replace(rows, episode=on_policy.PairedEpisodes(rows.episode, pairs))
+  count = len(pairs.pairs)
+  return dataclasses.replace(
+    rows,
+    episode=on_policy.PairedEpisodes(rows.episode, pairs),
+    period=count // math.gcd(count, rows.packing.episodes),
+  )
 
 
 def check(c: ml_collections.ConfigDict) -> None:

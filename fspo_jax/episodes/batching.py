@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 from typing import NamedTuple
 
@@ -43,6 +43,13 @@ class TreeBatch(NamedTuple):
   pair_episode: Int[np.ndarray, "B P"]  # which of the row's episodes
   pair_weight: Float[np.ndarray, "B P"]
   dropped_shots: Int[np.ndarray, " B"]  # shots that the row's budget left out
+  row: Int[np.ndarray, " B"] | None = None  # its index, where it is a run's
+  # Log-probability of each segment under the reference, where that is known beforehand.
+  reference: Float[np.ndarray, "B G"] | None = None
+
+
+# The rows of a run: r -> row r, a TreeBatch without the leading B.
+RowFn = Callable[[int], TreeBatch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,28 +204,38 @@ def pack(built: list[templates.EpisodeTree], packing: Packing, dropped: int = 0)
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """Row r of a run: episodes `r * n .. r * n + n - 1`, packed. A pure function of r."""
+  """Row r of a run: episodes `r * n .. r * n + n - 1`, packed. A pure function of r.
+
+  Attributes:
+    episode: the episodes.
+    formatter: text to token ids.
+    layout: which branches the episodes' trees have.
+    packing: the static shape, and n.
+    period: rows r and r + period are the same but for their index; None if none come again.
+  """
 
   episode: EpisodeFn
   formatter: templates.Formatter
   layout: templates.Layout
   packing: Packing
+  period: int | None = None
 
   def __call__(self, row: int) -> TreeBatch:
     """Row `row`: a TreeBatch without the leading B."""
     first = int(row) * self.packing.episodes
     episodes = [self.episode(first + i) for i in range(self.packing.episodes)]
     built, dropped = fit(episodes, self.formatter, self.layout, self.packing)
-    return pack(built, self.packing, dropped)
+    return pack(built, self.packing, dropped)._replace(row=np.asarray(row, np.int32))
 
 
 def stack(rows: list[TreeBatch]) -> TreeBatch:
   """Rows to a batch."""
-  return TreeBatch(*(np.stack(column) for column in zip(*rows, strict=True)))
+  columns = zip(*rows, strict=True)
+  return TreeBatch(*(None if column[0] is None else np.stack(column) for column in columns))
 
 
 def batches(
-  rows: Rows,
+  rows: RowFn,
   *,
   rows_per_step: int,
   steps: int,

@@ -15,7 +15,7 @@ from fspo_jax import checkpoints, sharding
 from fspo_jax import config as config_lib
 from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.writer import Writer
-from fspo_jax.training import step
+from fspo_jax.training import adapters, step
 
 # The stages of a run that leave a model, the last first.
 _STAGES = ("preference", "sft", "base")
@@ -70,8 +70,8 @@ def _of_stage(path: pathlib.Path) -> Personalizer:
   beside = path.parent / ("sft" if "sft" in config.stages else "base")
   reference = None
   if objective.needs_reference and any(beside.glob("*/params")):
-    with checkpoints.Checkpoints(beside) as saved:
-      reference = saved.restore_params(step.abstract_params(writer.model, _one_device()))
+    mesh = _one_device()
+    reference = adapters.load(beside, step.abstract_params(writer.model, mesh), mesh)
   return Personalizer(
     writer, reference=reference, objective=objective, vocab_chunk=config.vocab_chunk
   )

@@ -21,7 +21,7 @@ from fspo_jax.inference import sampler
 from fspo_jax.inference.sampler import Run
 from fspo_jax.models import transformer
 from fspo_jax.preferences import Preference
-from fspo_jax.training import step
+from fspo_jax.training import adapters, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Writer:
         )
       tokenizer = tokenizers.from_bytes(saved.tokenizer())
       model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
-      mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-      params = saved.restore_params(step.abstract_params(model, mesh))
+    mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    params = adapters.load(pathlib.Path(directory), step.abstract_params(model, mesh), mesh)
     return cls(model, params, config_lib.formatter(config, tokenizer))
 
   def context(self, shots: Sequence[Preference], description: str | None = None) -> Run:

@@ -155,7 +155,10 @@ class Linear(nn.Module):
       (x.shape[-1], self.features),
       jnp.dtype(self.config.param_dtype),
     )
-    return x @ kernel.astype(x.dtype)
+    y = x @ kernel.astype(x.dtype)
+    if self.has_variable("params", "adapter"):  # of `lora.attach`
+      y = y + self.get_variable("params", "adapter").update(x)
+    return y
 
 
 class Block(nn.Module):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import logging
 import math
@@ -79,7 +80,7 @@ class Stage:
   Attributes:
     name: of the stage; names its files.
     directory: the run's directory: `checkpoints/<name>`, `metrics/` are made in it.
-    step: one update: (state, reference params, batch) -> (state, metrics), as of `step.make_step`.
+    step: one update: (state, frozen, batch) -> (state, metrics), as of `step.make_step`.
     objective: what it minimises.
     optimizer: its update rule.
     rows: the data, by index.
@@ -87,6 +88,8 @@ class Stage:
     mesh: where it runs.
     config: the whole run's config, kept in every checkpoint.
     tokenizer: the tokenizer's model, kept in every checkpoint.
+    adapters: where adapters are trained, what they are and of which base (see
+      `training.adapters`), kept in every checkpoint.
   """
 
   name: str
@@ -94,11 +97,12 @@ class Stage:
   step: step_lib.StepFn
   objective: step_lib.Objective
   optimizer: optax.GradientTransformation
-  rows: batching.Rows
+  rows: batching.RowFn
   loop: LoopConfig
   mesh: jax.sharding.Mesh
   config: dict[str, Any]
   tokenizer: bytes
+  adapters: Mapping[str, Any] | None = None
 
   @property
   def checkpoint_directory(self) -> pathlib.Path:
@@ -165,43 +169,52 @@ class _Reader:
     return values
 
 
-def train(stage: Stage, initial_params: Any, reference_params: Any | None) -> Any:
+def train(stage: Stage, initial_params: Any, frozen: Any | None) -> Any:
   """Runs a stage from its last checkpoint, or from the start, to its end.
 
   Args:
     stage: what to run.
-    initial_params: where it starts when there is no checkpoint; they are copied, not consumed.
-    reference_params: the frozen reference, for an objective that has one.
+    initial_params: what is trained, as it starts when there is no checkpoint; it is consumed.
+    frozen: what the step reads beside it: the reference, the adapters' base, or nothing.
 
   Returns:
-    The parameters after the last step.
+    What was trained, after the last step.
 
   Raises:
-    TrainingError: something is not a number, or the policy does not start at the reference.
+    TrainingError: something is not a number, the policy does not start at the reference, or the
+      checkpoints are of other adapters, or of adapters of another base.
   """
   loop = stage.loop
   with checkpoints_lib.Checkpoints(stage.checkpoint_directory, keep=loop.keep_checkpoints) as saved:
-    state = step_lib.init_state(
-      jax.tree.map(lambda x: x.copy(), initial_params), stage.optimizer, stage.mesh
-    )
+    state = step_lib.init_state(initial_params, stage.optimizer, stage.mesh)
     start = 0
     if saved.latest_step() is not None:
-      got = saved.restore(
-        checkpoints_lib.abstract_like(state.params), checkpoints_lib.abstract_like(state.opt_state)
-      )
+      _check_adapters(stage, saved.metadata().get("adapters"))
+      abstract = checkpoints_lib.abstract_like(state)
+      for leaf in jax.tree.leaves(state):
+        leaf.delete()  # makes room for what takes its place, whoever still holds it
+      got = saved.restore(abstract.params, abstract.opt_state)
       start = got.step
-      step = jax.device_put(jnp.int32(start), state.step.sharding)
+      step = jax.device_put(jnp.int32(start), abstract.step.sharding)
       state = step_lib.TrainState(step, got.params, got.opt_state)
       _LOG.info("%s: resuming after step %d", stage.name, start)
     if start < loop.steps:
-      state = _run(stage, state, reference_params, saved, start)
+      state = _run(stage, state, frozen, saved, start)
     return state.params
+
+
+def _check_adapters(stage: Stage, found: Mapping[str, Any] | None) -> None:
+  if found != stage.adapters:
+    raise TrainingError(
+      f"{stage.checkpoint_directory}: found checkpoints of adapters={found}, expected "
+      f"{stage.adapters}: adapters on another base than theirs are another model"
+    )
 
 
 def _run(
   stage: Stage,
   state: step_lib.TrainState,
-  reference_params: Any | None,
+  frozen: Any | None,
   saved: checkpoints_lib.Checkpoints,
   start: int,
 ) -> step_lib.TrainState:
@@ -222,11 +235,7 @@ def _run(
       task = bar.add_task(stage.name, total=loop.steps, completed=start, note="")
       dropped = 0.0
       for step, batch in enumerate(data, start=start + 1):
-        state, metrics = stage.step(
-          state,
-          reference_params if stage.objective.needs_reference else None,
-          sharding.to_global(mesh, batch),
-        )
+        state, metrics = stage.step(state, frozen, sharding.to_global(mesh, batch))
         dropped += float(batch.dropped_shots.sum())
         values = reader.push(
           step,
@@ -240,7 +249,8 @@ def _run(
         bar.update(task, completed=step, note=_note(values))
         if step % loop.checkpoint_every == 0 or step == loop.steps:
           reader.flush()  # nothing that is not a number is ever saved
-          saved.save(step, state.params, state.opt_state, stage.config, stage.tokenizer)
+          facts = None if stage.adapters is None else {"adapters": stage.adapters}
+          saved.save(step, state.params, state.opt_state, stage.config, stage.tokenizer, facts)
           _LOG.info("%s: step %d of %d  %s", stage.name, step, loop.steps, _note(values))
       reader.flush()
   finally:

@@ -107,8 +107,18 @@ class TrainState(NamedTuple):
   opt_state: Any
 
 
-# One update: (state, reference params, batch) -> (state, metrics).
+# One update: (state, frozen, batch) -> (state, metrics). Frozen is what it reads and never changes:
+# the reference's parameters, which where adapters are trained are also their base.
 StepFn = Callable[[TrainState, Any, TreeBatch], tuple[TrainState, Metrics]]
+
+# The policy's parameters, from those that are trained, what is frozen, and the batch.
+PolicyFn = Callable[[Any, Any, TreeBatch], dict]
+
+
+def all_trained(params: Any, frozen: Any, batch: TreeBatch) -> dict:
+  """The policy whose parameters are all trained; `training.adapters` has the other."""
+  del frozen, batch
+  return params
 
 
 def pair_log_ratios(
@@ -248,8 +258,9 @@ def make_step(
   *,
   vocab_chunk: int,
   accumulate: int,
+  policy_params: PolicyFn = all_trained,
 ) -> StepFn:
-  """The jitted step (state, reference params, batch) -> (state, metrics).
+  """The jitted step (state, frozen, batch) -> (state, metrics).
 
   Args:
     model: the decoder.
@@ -259,51 +270,53 @@ def make_step(
     vocab_chunk: vocabulary entries per chunk of the projection.
     accumulate: parts the batch's rows are split into, one after another; the gradient is the
       whole batch's. KTO then takes one more forward pass, for the whole batch's reference point.
+    policy_params: how the policy is made of what is trained.
 
   Returns:
-    The step; it donates the state. Reference params are None for an objective without one.
+    The step; it donates the state. Frozen may be None where nothing reads it: all parameters are
+    trained, and the objective has no reference or the batch brings its scores.
   """
 
   def scores(
-    params: Any, reference_params: Any, part: TreeBatch
+    params: Any, frozen: Any, part: TreeBatch
   ) -> tuple[scoring.SegmentScores, scoring.SegmentScores | None]:
-    policy = scoring.segment_scores(model, params, part, chunk=vocab_chunk)
-    reference = None
-    if objective.needs_reference:
-      reference = scoring.segment_scores(model, reference_params, part, chunk=vocab_chunk)
-      reference = jax.lax.stop_gradient(reference)
-    return policy, reference
+    own = policy_params(params, frozen, part)
+    policy = scoring.segment_scores(model, own, part, chunk=vocab_chunk)
+    if not objective.needs_reference:
+      return policy, None
+    if part.reference is not None:
+      return policy, scoring.SegmentScores(part.reference, policy.length)
+    reference = scoring.segment_scores(model, frozen, part, chunk=vocab_chunk)
+    return policy, jax.lax.stop_gradient(reference)
 
   def part_loss(
     params: Any,
-    reference_params: Any,
+    frozen: Any,
     part: TreeBatch,
     counts: dict[str, Float[Array, ""]],
     z0: Float[Array, ""] | None,
   ) -> tuple[Float[Array, ""], Metrics]:
-    policy, reference = scores(params, reference_params, part)
+    policy, reference = scores(params, frozen, part)
     if objective.needs_reference_point and z0 is None:  # the part is the whole batch
       z0 = losses.reference_point(mean_log_ratio(objective, policy, reference, part, counts))
     return objective_value(objective, policy, reference, part, counts, z0)
 
   def reference_point_of_parts(
-    params: Any, reference_params: Any, parts: TreeBatch, counts: dict[str, Float[Array, ""]]
+    params: Any, frozen: Any, parts: TreeBatch, counts: dict[str, Float[Array, ""]]
   ) -> Float[Array, ""]:
     # A forward pass of its own: the gradient of the first part needs the scores of the last.
     def body(total: Float[Array, ""], part: TreeBatch) -> tuple[Float[Array, ""], None]:
-      policy, reference = scores(params, reference_params, part)
+      policy, reference = scores(params, frozen, part)
       return total + mean_log_ratio(objective, policy, reference, part, counts), None
 
     return losses.reference_point(jax.lax.scan(body, jnp.zeros(()), parts)[0])
 
   gradient = jax.grad(part_loss, has_aux=True)
 
-  def step(
-    state: TrainState, reference_params: Any, batch: TreeBatch
-  ) -> tuple[TrainState, Metrics]:
+  def step(state: TrainState, frozen: Any, batch: TreeBatch) -> tuple[TrainState, Metrics]:
     counts = token_counts(batch)
     if accumulate == 1:
-      grads, metrics = gradient(state.params, reference_params, batch, counts, None)
+      grads, metrics = gradient(state.params, frozen, batch, counts, None)
     else:
       # Interleaved parts, so that every device keeps rows in every part.
       parts = jax.tree.map(
@@ -312,15 +325,13 @@ def make_step(
       )
       z0 = None
       if objective.needs_reference_point:
-        z0 = reference_point_of_parts(state.params, reference_params, parts, counts)
+        z0 = reference_point_of_parts(state.params, frozen, parts, counts)
 
       def body(total: Any, part: TreeBatch) -> tuple[Any, None]:
-        return jax.tree.map(
-          jnp.add, total, gradient(state.params, reference_params, part, counts, z0)
-        ), None
+        return jax.tree.map(jnp.add, total, gradient(state.params, frozen, part, counts, z0)), None
 
       shapes = jax.eval_shape(
-        gradient, state.params, reference_params, jax.tree.map(lambda x: x[0], parts), counts, z0
+        gradient, state.params, frozen, jax.tree.map(lambda x: x[0], parts), counts, z0
       )
       zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       (grads, metrics), _ = jax.lax.scan(body, zeros, parts)
@@ -343,9 +354,9 @@ def on_mesh(step: StepFn, mesh: jax.sharding.Mesh) -> StepFn:
   """The step, jitted, on a mesh; it donates the state."""
   jitted = jax.jit(step, donate_argnums=0)
 
-  def run(state: TrainState, reference_params: Any, batch: TreeBatch) -> tuple[TrainState, Metrics]:
+  def run(state: TrainState, frozen: Any, batch: TreeBatch) -> tuple[TrainState, Metrics]:
     with sharding.use(mesh):
-      return jitted(state, reference_params, batch)
+      return jitted(state, frozen, batch)
 
   return run
 

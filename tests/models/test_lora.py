@@ -2,21 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of LoRA adapters."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fspo_jax.models import lora
+from fspo_jax.episodes import batching
+from fspo_jax.models import lora, scoring
 from tests import tiny
 
 CONFIG = lora.LoraConfig(rank=3, alpha=12.0, projections=("q", "v", "o", "down"))
+DROPPED = dataclasses.replace(CONFIG, dropout=0.5)
 
 
 def _random(adapters, seed=0):
   """Adapters of the same shapes in which neither factor is zero."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), adapters)
+
+
+def _keys(*seeds):
+  return jnp.stack([jax.random.key(seed) for seed in seeds])
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +148,7 @@ def test_half_precision_parameters_stay_so_and_are_rounded_once(params, adapters
     ({"rank": 0}, "lora.rank=0 must be at least 1"),
     ({"alpha": 0.0}, r"lora.alpha=0.0 must be positive"),
     ({"projections": ("q", "query")}, r"lora.projections=\('q', 'query'\): expected .* 'down'"),
+    ({"dropout": 1.0}, r"lora.dropout=1.0 must be at least 0 and below 1"),
     ({"projections": ("q", "q")}, "distinct"),
     ({"projections": ()}, "one or more"),
   ],
@@ -166,3 +176,90 @@ def test_adapters_that_do_not_fit_are_refused_with_both_shapes(params, adapters)
     lora.merge(params, missing, CONFIG)
   with pytest.raises(ValueError, match="they must be the same"):
     lora.merge(params, adapters, lora.LoraConfig(3, 12.0, ("q", "v")))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(decoder, params, batch):
+  return scoring.segment_scores(decoder, params, batch, chunk=64).logprob
+
+
+@pytest.fixture(scope="module")
+def batch():
+  return batching.stack([tiny.small_row()] * 2)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_attached_adapters_are_merged_ones(params, adapters, batch, remat):
+  decoder = tiny.model(remat=remat)
+  together = _scores(decoder, lora.merge(params, adapters, CONFIG), batch)
+  beside = _scores(decoder, lora.attach(params, adapters, CONFIG), batch)
+  np.testing.assert_allclose(beside, together, rtol=2e-5)
+  assert np.abs(together - _scores(decoder, params, batch)).max() > 1
+
+
+def test_fresh_attached_adapters_change_nothing_with_dropout_or_without(params, batch):
+  fresh = lora.init(jax.random.key(1), params, DROPPED)
+  for keys in (None, _keys(1, 2)):
+    attached = lora.attach(params, fresh, DROPPED, keys)
+    np.testing.assert_array_equal(
+      _scores(tiny.model(), attached, batch), _scores(tiny.model(), params, batch)
+    )
+
+
+def test_the_gradients_of_attached_adapters_are_those_of_merged_ones(params, adapters, batch):
+  def gradient(give):
+    def total(own):
+      return _scores(tiny.model(), give(params, own, CONFIG), batch).sum()
+
+    return tiny.flat(jax.jit(jax.grad(total))(adapters))
+
+  merged = gradient(lora.merge)
+  for name, found in gradient(lora.attach).items():
+    scale = np.abs(merged[name]).max()
+    np.testing.assert_allclose(found, merged[name], atol=1e-4 * scale, err_msg=name)
+
+
+def test_dropout_is_of_the_row_wherever_it_lies(params, adapters, batch):
+  def scores(*keys):
+    return _scores(tiny.model(), lora.attach(params, adapters, DROPPED, jnp.stack(keys)), batch)
+
+  one, other = _keys(1, 2)
+  there = scores(one, other)
+  np.testing.assert_array_equal(scores(other, one), there[::-1])
+  real = np.asarray(batch.segment_kind[0]) > 0
+  assert (np.abs(there[0] - there[1])[real] > 1e-3).all()  # the same row but for its key
+
+
+def test_each_layer_and_projection_drops_others(params, adapters):
+  blocks = lora.attach(params, adapters, DROPPED, _keys(1, 2))["blocks"]
+  keys = np.concatenate(
+    [
+      jax.random.key_data(blocks[name]["adapter"].keys).reshape(-1, 2)
+      for name in CONFIG.projections
+    ]
+  )
+  assert len(np.unique(keys, axis=0)) == len(keys) == len(CONFIG.projections) * 2 * 2
+
+
+def test_dropout_keeps_the_mean_and_drops_the_share_it_should():
+  width = 64
+  identity = lora.Attached(jnp.eye(width), jnp.eye(width), jax.random.split(_keys(3)[0], 8), 0.25)
+  x = jnp.ones((8, 100, width))
+  found = np.asarray(identity.update(x))
+  dropped = found == 0
+  np.testing.assert_allclose(found[~dropped], 1 / 0.75, rtol=1e-6)
+  assert dropped.mean() == pytest.approx(0.25, abs=0.01)
+  assert found.mean() == pytest.approx(1.0, abs=0.01)
+  # Of each token's own entries, and not of all tokens' the same.
+  assert 0 < dropped.mean(axis=(0, 1)).min() < dropped.mean(axis=(0, 1)).max() < 1
+
+
+def test_adapters_on_adapters_are_refused(params, adapters):
+  attached = lora.attach(params, adapters, CONFIG)
+  for give in (lora.attach, lora.merge):
+    with pytest.raises(ValueError, match=r"found adapters attached to \['q', 'v', 'o', 'down'\]"):
+      give(attached, adapters, CONFIG)
+  # Merged ones are a base like any other.
+  merged = lora.merge(params, adapters, CONFIG)
+  fresh = lora.init(jax.random.key(0), merged, CONFIG)
+  lora.attach(merged, fresh, CONFIG)

@@ -14,6 +14,7 @@ import time
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -87,7 +88,9 @@ def _stage(directory, *, objective=tiny.OBJECTIVE, **rows):
 
 def _train(stage, reference=None):
   initial = tiny.params(MODEL)
-  return loop.train(stage, initial, initial if reference is None else reference)
+  return loop.train(
+    stage, jax.tree.map(jnp.copy, initial), initial if reference is None else reference
+  )
 
 
 def _files(stage):
@@ -144,8 +147,6 @@ def test_a_run_writes_its_metrics_and_its_checkpoints(uninterrupted):
     assert saved.metadata()["config"] == stage.config
     assert saved.tokenizer() == stage.tokenizer
   assert list((stage.directory / "metrics" / "tensorboard" / "preference").iterdir())
-  # What it started from was copied, not consumed: the other tests start from it too.
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(tiny.params(MODEL)))
 
 
 def test_a_finished_run_gives_its_parameters_and_trains_no_more(uninterrupted):
