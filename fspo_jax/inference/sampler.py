@@ -185,8 +185,6 @@ def _decode(
   eos_id: int,
   decoding: Decoding,
 ) -> tuple[Int[Array, "B T"], Bool[Array, " B"]]:
-  config = model.config
-  head = transformer.head(params, config)
   batch = context.lengths.shape[0]
 
   def going(state: _State) -> Bool[Array, ""]:
@@ -195,7 +193,7 @@ def _decode(
 
   def step(state: _State) -> _State:
     index, context, out, done = state
-    logits = (context.hidden @ head.astype(context.hidden.dtype)).astype(jnp.float32)
+    logits = transformer.logits(params, model.config, context.hidden)
     step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
     token = _choose(logits, step_keys, decoding.temperature, decoding.top_p).astype(jnp.int32)
     ended = ~done & (token == eos_id)
