@@ -90,7 +90,8 @@ class TransformerConfig:
   rope_local_theta: float = 0.0
 
   def __post_init__(self) -> None:
-    for name in ("width", "layers", "heads", "kv_heads", "head_dim", "mlp", "attention_block"):
+    sizes = ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp")
+    for name in (*sizes, "attention_block"):
       if vars(self)[name] < 1:
         raise ValueError(f"model.{name}={vars(self)[name]} must be at least 1")
     for name in (self.dtype, self.param_dtype):
