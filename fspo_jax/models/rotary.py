@@ -20,18 +20,19 @@ class Rotation(NamedTuple):
   sin: Float[Array, "B L half"]
 
 
-def _frequencies(theta: float, head_dim: int) -> Float[Array, " half"]:
+def _plain(theta: float, head_dim: int) -> Float[Array, " half"]:
   half = head_dim // 2
   return theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
 
 
-def _scaled(frequency: Float[Array, " half"], config: TransformerConfig) -> Float[Array, " half"]:
-  """The frequencies under the config's scaling.
+def frequencies(config: TransformerConfig) -> Float[Array, " half"]:
+  """Angle per position of every pair, under the config's scaling.
 
   'linear' (position interpolation, arXiv 2306.15595) divides all of them. 'llama3' (Llama 3.1)
   divides those that turn less than `rope_low_freq_factor` times over the original length, leaves
   those that turn more than `rope_high_freq_factor` times, and blends in between.
   """
+  frequency = _plain(config.rope_theta, config.head_dim)
   if config.rope_scaling == "none":
     return frequency
   slow = frequency / config.rope_factor
@@ -50,14 +51,14 @@ def _rotation(frequency: Float[Array, " half"], positions: Int[Array, "B L"]) ->
 
 def rotation(config: TransformerConfig, positions: Int[Array, "B L"]) -> Rotation:
   """The rotation of tokens at `positions`."""
-  return _rotation(_scaled(_frequencies(config.rope_theta, config.head_dim), config), positions)
+  return _rotation(frequencies(config), positions)
 
 
 def local_rotation(config: TransformerConfig, positions: Int[Array, "B L"]) -> Rotation | None:
   """The rotation in layers with a window; None where it is that of the others."""
   if not config.rope_local_theta:
     return None
-  return _rotation(_frequencies(config.rope_local_theta, config.head_dim), positions)
+  return _rotation(_plain(config.rope_local_theta, config.head_dim), positions)
 
 
 def rotate(x: Float[Array, "B L H D"], by: Rotation) -> Float[Array, "B L H D"]:

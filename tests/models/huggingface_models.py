@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny models of every family, as `transformers` makes them; nothing here imports it but `make`."""
 
+import copy
+
 VOCAB, LENGTH = 48, 40
 # Windows and the original rotary length are far shorter than the sequences.
 _WINDOW, _SHORT = 7, 8
@@ -71,7 +73,8 @@ MODELS = {
 
 def config_json(name):
   """What a model's `config.json` says, as files of before version 5 do."""
-  return {**_SIZES, **MODELS[name]}
+  # A copy: transformers writes into what it is given.
+  return copy.deepcopy({**_SIZES, **MODELS[name]})
 
 
 def make(name, seed=0):

@@ -20,14 +20,14 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Shaped
 import numpy as np
 
+from fspo_jax.models import rotary
 from fspo_jax.models.architecture import TransformerConfig
 from fspo_jax.models.huggingface import files, read_config, tensors
 from fspo_jax.models.huggingface.errors import HuggingFaceError, read_json
 
 # Problems that an error names, one a line.
 _NAMED = 20
-# Old checkpoints hold these beside the weights: the frequencies that their config says.
-_BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+_FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
 def load_config(
@@ -113,11 +113,7 @@ def _check(
   problems = []
   for name in [*expected, *sorted(stored.keys() - expected.keys())]:
     found = stored[name].shape if name in stored else None
-    if found == expected.get(name) or (name not in expected and _BUFFER.fullmatch(name)):
-      continue
-    if (
-      name == "lm_head.weight" and config.tied and _same(stored, name, "model.embed_tokens.weight")
-    ):
+    if found == expected.get(name) or (name not in expected and _redundant(name, stored, config)):
       continue
     problems.append(f"{name}: found {_said(found)}, expected {_said(expected.get(name))}")
   if problems:
@@ -132,15 +128,22 @@ def _said(shape: tuple[int, ...] | None) -> str:
   return "no such tensor" if shape is None else f"the shape {shape}"
 
 
-def _same(stored: dict[str, files.Stored], name: str, other: str) -> bool:
-  """Whether two matrices are the same: some write a tied head beside the embeddings."""
-  if other not in stored or stored[name][1:] != stored[other][1:]:
+def _redundant(name: str, stored: dict[str, files.Stored], config: TransformerConfig) -> bool:
+  """Whether a tensor says again what others, or the config, say: some write these as well."""
+  if _FREQUENCIES.fullmatch(name):
+    found = files.read(name, stored[name], (slice(None),)).astype(np.float32)
+    expected = np.asarray(rotary.frequencies(config))
+    # Written in half precision by some.
+    return found.shape == expected.shape and np.allclose(found, expected, rtol=0.02)
+  other = "model.embed_tokens.weight"
+  if name != "lm_head.weight" or not config.tied or other not in stored:
     return False
-  rows = 1024
-  for start in range(0, stored[name].shape[0], rows):
-    index = (slice(start, start + rows), slice(None))
-    a, b = (files.read(n, stored[n], index) for n in (name, other))
-    if not np.array_equal(a, b):
+  if stored[name][1:] != stored[other][1:]:
+    return False
+  rows, chunk = stored[name].shape[0], 1024
+  for start in range(0, rows, chunk):
+    index = (slice(start, min(start + chunk, rows)), slice(None))
+    if not np.array_equal(*(files.read(tensor, stored[tensor], index) for tensor in (name, other))):
       return False
   return True
 

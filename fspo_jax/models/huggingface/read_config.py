@@ -103,7 +103,7 @@ def _windows(left: Keys, family: Family, layers: int) -> tuple[int, ...]:
       pattern = left.take("_sliding_window_pattern", int, pattern)
     local = [bool((layer + 1) % max(pattern, 1)) for layer in range(layers)]
   types = left.take("layer_types", list, [LOCAL if is_local else GLOBAL for is_local in local])
-  if len(types) != layers or not {*types} <= {LOCAL, GLOBAL}:
+  if len(types) != layers or any(kind not in (LOCAL, GLOBAL) for kind in types):
     raise HuggingFaceError(
       f"{left.where}: layer_types={types}: expected {layers} of {LOCAL!r} and {GLOBAL!r}"
     )
@@ -126,20 +126,18 @@ def _rope(left: Keys, family: Family, *, has_windows: bool) -> dict[str, Any]:
   """Rotary embeddings: `rope_theta` and `rope_scaling` or, since version 5, `rope_parameters`."""
   parameters = left.take("rope_parameters", dict, {})
   scaling = left.take("rope_scaling", dict, {})
-  theta = left.take("rope_theta", float, family.rope_theta)
+  theta = left.take("rope_theta", float, 0.0)
   if parameters and scaling:
     raise HuggingFaceError(f"{left.where}: found rope_parameters and rope_scaling, expected one")
   local: dict[str, Any] = {}
+  if family.rope_local_theta and parameters:
+    both = Keys(f"{left.where}: rope_parameters", parameters)
+    parameters, local = both.take(GLOBAL, dict, {}), both.take(LOCAL, dict, {})
+    both.finish()
+  fields = _rotary(left, parameters or scaling, theta, family.rope_theta)
   if family.rope_local_theta:
-    local = {"rope_theta": left.take("rope_local_base_freq", float, family.rope_local_theta)}
-    if parameters:
-      both = Keys(f"{left.where}: rope_parameters", parameters)
-      parameters = both.take(GLOBAL, dict, {})
-      local |= both.take(LOCAL, dict, {})
-      both.finish()
-  fields = _rotary(left, parameters or scaling, theta)
-  if local:
-    rotary = _rotary(left, local, 0.0)
+    theta = left.take("rope_local_base_freq", float, 0.0)
+    rotary = _rotary(left, local, theta, family.rope_local_theta)
     if "rope_factor" in rotary:
       raise HuggingFaceError(f"{left.where}: rope of {LOCAL!r} is {local}, expected no scaling")
     # Without a layer that it is for it says nothing.
@@ -147,10 +145,13 @@ def _rope(left: Keys, family: Family, *, has_windows: bool) -> dict[str, Any]:
   return fields
 
 
-def _rotary(left: Keys, parameters: dict[str, Any], theta: float) -> dict[str, Any]:
+def _rotary(left: Keys, parameters: dict[str, Any], theta: float, default: float) -> dict[str, Any]:
+  """Rotary embeddings by their parameters; `theta` is what lies beside them, 0 for nothing."""
   inner = Keys(f"{left.where}: rope", parameters)
   kind = inner.take("rope_type", str, inner.take("type", str, "default"))
-  fields: dict[str, Any] = {"rope_theta": inner.take("rope_theta", float, theta)}
+  fields: dict[str, Any] = {"rope_theta": inner.take("rope_theta", float, theta or default)}
+  if theta and fields["rope_theta"] != theta:
+    raise HuggingFaceError(f"{left.where}: found a theta of {theta} and {parameters}, expected one")
   inner.expect("partial_rotary_factor", 1.0, 1)
   if kind not in ("default", "linear", "llama3"):
     raise HuggingFaceError(
