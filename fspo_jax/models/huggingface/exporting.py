@@ -8,6 +8,7 @@ PEFT. Tensors are copied to the host a file at a time.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -54,13 +55,13 @@ def save_model(
   keys = write_config.write(config, max_length=beside.max_length, model_type=beside.model_type)
   _check(params, config)
   leaves, places = traverse_util.flatten_dict(params), tensors.places(config)
+  shards = _shards(places, leaves, max_shard_bytes)
   path = _new(directory)
   _write_json(path / files.CONFIG, keys | beside.token_ids)
   generation = beside.token_ids if beside.generation is None else beside.generation
   _write_json(path / companions.GENERATION, generation)
   for file in beside.tokenizer:
     shutil.copyfile(file, path / file.name)
-  shards = _shards(places, leaves, max_shard_bytes)
   names = [files.WEIGHTS]
   if len(shards) > 1:
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
@@ -92,19 +93,15 @@ def save_adapter(
     base: name or folder of the checkpoint that they are to be added to.
 
   Raises:
-    HuggingFaceError: they are not those of the config, or the folder is not empty.
+    HuggingFaceError: the folder is not empty.
+    ValueError: the adapters are not those of the configs; see `lora.merge`.
   """
-  if set(adapters) != set(lora_config.projections):
-    raise HuggingFaceError(
-      f"adapters: found those of {sorted(adapters)}, expected of {lora_config.projections}"
-    )
+  # What cannot be merged is no adapter of this model.
+  merge = functools.partial(lora.merge, config=lora_config)
+  jax.eval_shape(merge, _abstract(config), adapters)
   arrays = {}
   for name, adapter in adapters.items():
     for kind, factor in (("A", adapter.a), ("B", adapter.b)):
-      if factor.shape[0] != config.layers:
-        raise HuggingFaceError(
-          f"adapters[{name!r}]: found {factor.shape[0]} layers, expected {config.layers}"
-        )
       for layer in range(config.layers):
         module = tensors.layer_module(layer, tensors.MODULES[name])
         arrays[f"base_model.model.{module}.lora_{kind}.weight"] = _host(factor[layer].T)
@@ -125,12 +122,16 @@ def save_adapter(
   safetensors.save_file(arrays, path / "adapter_model.safetensors", metadata=_FORMAT)
 
 
-def _check(params: dict[str, Any], config: TransformerConfig) -> None:
-  """Refuses parameters that are not the config's, or not all here."""
+def _abstract(config: TransformerConfig) -> dict[str, Any]:
+  """Shapes and dtypes of a decoder's parameters."""
   ints = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   init = transformer.Transformer(config).init
-  boxed = jax.eval_shape(lambda *a: init(jax.random.key(0), *a)["params"], *[ints] * 4)
-  expected = {path: x.shape for path, x in traverse_util.flatten_dict(nn.unbox(boxed)).items()}
+  return nn.unbox(jax.eval_shape(lambda *a: init(jax.random.key(0), *a)["params"], *[ints] * 4))
+
+
+def _check(params: dict[str, Any], config: TransformerConfig) -> None:
+  """Refuses parameters that are not the config's, or not all here."""
+  expected = {path: x.shape for path, x in traverse_util.flatten_dict(_abstract(config)).items()}
   found = traverse_util.flatten_dict(params)
   for path in sorted(expected.keys() | found.keys()):
     shape = found[path].shape if path in found else None
