@@ -75,7 +75,7 @@ def test_a_window_counts_along_the_path_and_not_along_the_row():
   def attended(k, v):
     return attention.tree_attention(q, k, v, ends, positions, block=4, window=3)[0, 9]
 
-  gradients = jax.grad(lambda *kv: attended(*kv).sum(), (0, 1))(k, v)
+  gradients = jax.jit(jax.grad(lambda *kv: attended(*kv).sum(), (0, 1)))(k, v)
   seen = np.flatnonzero(np.abs(gradients[1]).max((0, 2, 3)))
   assert seen.tolist() == [2, 8, 9]  # itself, its parent, and the trunk's last token
   with pytest.raises(ValueError, match="a window counts along positions: found none"):
@@ -110,6 +110,26 @@ def test_the_cache_gives_what_the_whole_sequence_does(changes):
     _, logits = whole(padded(ids))
     ids.append(int(logits[len(ids) - 1].argmax()))
   assert found[0].tokens == ids[22:]
+
+
+@pytest.mark.slow
+def test_recomputation_changes_nothing():
+  row = batching.stack([tiny.small_row()])
+  params = tiny.params(tiny.model(**EVERYTHING))
+
+  def loss_and_gradient(remat):
+    decoder = tiny.model(remat=remat, attention_block=48, **EVERYTHING)
+    loss = lambda p: scoring.segment_scores(decoder, p, row, chunk=40).logprob.sum()  # noqa: E731
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+  loss, gradient = loss_and_gradient("none")
+  other_loss, other = loss_and_gradient("full")
+  np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
+  largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
+  theirs = tiny.flat(other)
+  for name, ours in tiny.flat(gradient).items():
+    assert np.any(ours), name  # every parameter takes part
+    np.testing.assert_allclose(theirs[name], ours, atol=1e-5 * largest, err_msg=name)
 
 
 def test_only_what_is_asked_for_has_parameters():
