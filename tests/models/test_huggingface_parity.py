@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fspo_jax.models import huggingface, lora
+from tests import tiny
 from tests.models import huggingface_models as models
 from tests.models import test_huggingface as working
 
@@ -50,6 +51,17 @@ def test_both_say_the_same_whoever_wrote_the_model(name, tokens, tmp_path):
   np.testing.assert_allclose(models.logits(again, tokens), expected, atol=working.LOGITS)
   ours = working.greedy(model, params, prompt[0].tolist(), 24)
   assert ours == models.greedy(again, prompt, 24)[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"heads": 6, "kv_heads": 3}], ids=["llama", "mistral"])
+def test_they_read_a_model_made_here(changes, tokens, tmp_path):
+  # Heads that do not divide the width are none of Llama's, for transformers.
+  decoder = tiny.model(roles=0, **changes)
+  beside = huggingface.Companions(max_length=64, token_ids={"eos_token_id": 2})
+  huggingface.save_model(tmp_path, tiny.params(decoder), decoder.config, beside)
+  expected = working.logits(decoder, tiny.params(decoder), tokens)
+  found = models.logits(_open(tmp_path), tokens)
+  np.testing.assert_allclose(found, expected, atol=working.LOGITS)
 
 
 @pytest.mark.parametrize("name", ["llama3_2", "qwen2_5", "gemma3"])

@@ -36,6 +36,7 @@ class Family:
     caps: its soft caps, by their key; where `config.json` does not say.
     tied: where `config.json` does not say.
     head_dim: where `config.json` does not say; 0 for width / heads.
+    whole_heads: whether transformers wants the heads to divide the width, whatever they are wide.
   """
 
   model_type: str
@@ -48,6 +49,7 @@ class Family:
   caps: dict[str, float] = dataclasses.field(default_factory=dict)
   tied: bool = False
   head_dim: int = 0
+  whole_heads: bool = False
 
   @property
   def is_gemma(self) -> bool:
@@ -56,7 +58,7 @@ class Family:
 
 
 FAMILIES = (
-  Family("llama", "LlamaForCausalLM"),
+  Family("llama", "LlamaForCausalLM", whole_heads=True),
   Family("mistral", "MistralForCausalLM", windows="all"),
   Family("qwen2", "Qwen2ForCausalLM", {"qkv_bias": True}, windows="upper"),
   Family("qwen3", "Qwen3ForCausalLM", {"qk_norm": True}, windows="upper", head_dim=128),
@@ -69,6 +71,7 @@ FAMILIES = (
     caps={"final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0},
     tied=True,
     head_dim=256,
+    whole_heads=True,
   ),
   Family(
     "gemma3_text",
@@ -80,6 +83,7 @@ FAMILIES = (
     rope_local_theta=10_000.0,
     tied=True,
     head_dim=256,
+    whole_heads=True,
   ),
 )
 

@@ -105,6 +105,8 @@ def _check(
   config: TransformerConfig,
 ) -> None:
   """Refuses tensors that are not those of the config, before any is read."""
+  for name, tensor in stored.items():
+    files.check_dtype(name, tensor)
   expected = {
     place.name: place.shape(leaves[leaf].shape)
     for leaf, places in of_leaf.items()
@@ -120,8 +122,6 @@ def _check(
     more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
     lines = "\n  ".join([*problems[:_NAMED], *more])
     raise HuggingFaceError(f"{path}: tensors that are not those of {files.CONFIG}:\n  {lines}")
-  for name in expected:
-    files.check_dtype(name, stored[name])
 
 
 def _said(shape: tuple[int, ...] | None) -> str:
@@ -130,11 +130,10 @@ def _said(shape: tuple[int, ...] | None) -> str:
 
 def _redundant(name: str, stored: dict[str, files.Stored], config: TransformerConfig) -> bool:
   """Whether a tensor says again what others, or the config, say: some write these as well."""
-  if _FREQUENCIES.fullmatch(name):
+  if _FREQUENCIES.fullmatch(name) and stored[name].shape == (config.head_dim // 2,):
     found = files.read(name, stored[name], (slice(None),)).astype(np.float32)
-    expected = np.asarray(rotary.frequencies(config))
     # Written in half precision by some.
-    return found.shape == expected.shape and np.allclose(found, expected, rtol=0.02)
+    return np.allclose(found, np.asarray(rotary.frequencies(config)), rtol=0.02)
   other = "model.embed_tokens.weight"
   if name != "lm_head.weight" or not config.tied or other not in stored:
     return False

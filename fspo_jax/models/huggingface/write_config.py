@@ -26,16 +26,13 @@ def write(
   Raises:
     HuggingFaceError: there is no such family, or it has no such models; naming what differs.
   """
-  if config.width % config.heads:
-    raise HuggingFaceError(
-      f"model.width={config.width} is not a multiple of model.heads={config.heads}, which "
-      "transformers expects even where heads are of another size"
-    )
   families = FAMILIES if model_type is None else (find(model_type, "save_model"),)
   closest: dict[str, tuple[Any, Any]] | None = None
   for family in families:
     keys = _written(family, config, max_length)
     differ = _differences(config, keys)
+    if family.whole_heads and config.width % config.heads:
+      differ["heads"] = (config.heads, f"a divisor of {config.width}, the width")
     if not differ:
       return keys
     if closest is None or len(differ) < len(closest):
