@@ -24,6 +24,7 @@ from fspo_jax.models import huggingface, transformer
 from fspo_jax.models.huggingface import read_config, tensors
 from fspo_jax.training import step
 from tests import tiny
+from tests.models.test_huggingface import FIXTURES, load
 
 _LLAMA = {
   "model_type": "llama",
@@ -33,7 +34,7 @@ _LLAMA = {
 }
 SHAPES = {
   "3b": (128256, 3072, 28, 24, 8, 8192),
-  "small": (16000, 1024, 10, 16, 4, 2816),
+  "small": (16000, 1024, 18, 16, 4, 2816),
 }
 _SIZES = (
   "vocab_size",
@@ -82,11 +83,11 @@ def _status(name):
 
 def read(folder, dtype):
   """Imports it, and prints memory: of the parameters, before, and at most."""
+  load(FIXTURES / "llama3_2")  # what compiling takes, any model takes
   config = huggingface.load_config(folder, dtype=dtype, param_dtype=dtype)
   abstract = step.abstract_params(
     transformer.Transformer(config), sharding.make_mesh(1, 1, 1, jax.devices()[:1])
   )
-  jax.block_until_ready(jnp.zeros(1))
   before = _status("VmRSS")
   params = huggingface.load_params(folder, config, abstract)
   found = {
@@ -109,8 +110,7 @@ def test_an_import_takes_little_more_than_the_parameters(tmp_path, dtype):
 
 def check(folder, dtype):
   found = read(folder, dtype)
-  assert found["parameters"] > 250e6
-  # Python, JAX and what they have compiled take as much for any model.
+  assert found["parameters"] > 400e6
   assert found["peak"] - found["before"] < 1.3 * found["parameters"], found
 
 
