@@ -54,6 +54,7 @@ setuptools.setup(
     "embed": ["sentence-transformers>=5.0.0"],
     "hf": HF,
     "llm": LLM,
+    "parity": ["peft>=0.18.0", "torch>=2.6.0", "transformers>=5.0.0"],  # of tests, with theirs
     "parquet": PARQUET,
     "dev": [
       *BEAM,

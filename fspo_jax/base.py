@@ -30,19 +30,8 @@ from fspo_jax.training import step
 # Pretrained on the text of the three embedded worlds by `experiments/base.py`.
 PUBLISHED = pathlib.Path(__file__).parent / "worlds" / "base"
 
-# The keys of `model` that say what the parameters are; the others, how they are computed with.
-SHAPE_KEYS = (
-  "width",
-  "layers",
-  "heads",
-  "kv_heads",
-  "head_dim",
-  "mlp",
-  "roles",
-  "tied",
-  "rope_theta",
-  "norm_eps",
-)
+# The keys of `model` that say how it is computed; the others, what the parameters are.
+HOW_KEYS = ("attention_block", "remat", "dtype", "param_dtype")
 
 _WEIGHTS, _TOKENIZER, _CONFIG = "model.safetensors", "tokenizer.model", "config.json"
 
@@ -136,19 +125,20 @@ def check_fits(base: ml_collections.ConfigDict, c: ml_collections.ConfigDict) ->
   Raises:
     BaseError: another shape of model, template, or other users and topics kept unseen.
   """
-  differ = [f"model.{key}" for key in SHAPE_KEYS if base.model[key] != c.model[key]]
-  # Bases that are older than chat templates have no such keys.
-  chat = ("chat",) if base.template == c.template == "chat" else ()
-  differ += [key for key in ("template", *chat, "world_seed") if base[key] != c[key]]
+  there, here = _about(base), _about(c)
+  differ = [key for key in here if there.get(key) != here[key]]
   if differ:
-    there, here = ({key: _get(config, key) for key in differ} for config in (base, c))
+    there, here = ({key: about.get(key) for key in differ} for about in (there, here))
     raise BaseError(f"base={c.base!r}: was made with {there}, found {here} here")
 
 
-def _get(c: ml_collections.ConfigDict, dotted: str) -> Any:
-  for key in dotted.split("."):
-    c = c[key]
-  return c
+def _about(c: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What a base's parameters depend on. Keys that a config is too old to have are the default."""
+  shape = dataclasses.asdict(config_lib.transformer(c, vocab_size=1))
+  about = {f"model.{key}": value for key, value in shape.items() if key not in HOW_KEYS}
+  about |= {key: c[key] for key in ("template", "world_seed")}
+  # Bases that are older than chat templates have no such keys.
+  return about | ({"chat": dict(c.chat)} if c.template == "chat" else {})
 
 
 def _name(path: jax.tree_util.KeyPath) -> str:

@@ -18,8 +18,8 @@ from fspo_jax.episodes.pretraining import Mixture, Phase
 from fspo_jax.episodes.sampling import Curriculum
 from fspo_jax.episodes.templates import HEADINGS, MARKERS, Formatter, Layout
 from fspo_jax.episodes.tokenizers import Tokenizer
+from fspo_jax.models.architecture import TransformerConfig
 from fspo_jax.models.lora import LoraConfig
-from fspo_jax.models.transformer import TransformerConfig
 from fspo_jax.synthesis.quality import Gate
 from fspo_jax.synthesis.settings import Model, Settings
 from fspo_jax.synthesis.world_llm import Flaws
@@ -104,7 +104,7 @@ def default() -> ml_collections.ConfigDict:
   c.model.heads = 3
   c.model.kv_heads = 3
   c.model.head_dim = 32
-  c.model.mlp = 256  # hidden width of SwiGLU
+  c.model.mlp = 256  # hidden width of the gated MLP
   c.model.roles = 5  # learned segment-role embeddings; 0 for a plain Llama
   c.model.tied = True  # the head is the embedding table
   c.model.rope_theta = 500_000.0
@@ -113,6 +113,23 @@ def default() -> ml_collections.ConfigDict:
   c.model.remat = "none"  # 'none', 'dots' or 'full': what the backward pass recomputes
   c.model.dtype = "float32"  # of the computation
   c.model.param_dtype = "float32"
+  # What Llama's relatives do otherwise; `models/architecture.py` says who does what.
+  c.model.activation = "silu"  # of the MLP's gate; or 'gelu'
+  c.model.qkv_bias = False
+  c.model.qk_norm = False
+  c.model.post_norms = False  # norms of what a block adds
+  c.model.zero_centered_norms = False  # norms scale by 1 + their parameter
+  c.model.scaled_embeddings = False  # by sqrt(width)
+  c.model.query_scalar = 0.0  # scores are divided by its square root; 0 for head_dim
+  c.model.attention_softcap = 0.0  # bound of the scores; 0 for none
+  c.model.logit_softcap = 0.0  # bound of the logits; 0 for none
+  c.model.windows = ()  # tokens that each layer sees, over and over again; 0 for all
+  c.model.rope_scaling = "none"  # or 'linear', 'llama3'
+  c.model.rope_factor = 1.0  # what scaling divides frequencies by
+  c.model.rope_low_freq_factor = 1.0  # 'llama3' alone
+  c.model.rope_high_freq_factor = 4.0  # 'llama3' alone
+  c.model.rope_original_length = 8192  # 'llama3' alone: tokens
+  c.model.rope_local_theta = 0.0  # of layers with a window; 0 for that of the others
   c.vocab_chunk = 2048  # vocabulary entries per chunk of the projection
 
   c.mesh = ml_collections.ConfigDict()  # devices along each axis; one may be -1: all that remain
@@ -316,7 +333,8 @@ def formatter(c: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Formatter:
 
 def transformer(c: ml_collections.ConfigDict, vocab_size: int) -> TransformerConfig:
   """The decoder of `model`, for a tokenizer of `vocab_size` ids."""
-  return TransformerConfig(vocab_size=vocab_size, **c.model)
+  keys = {key: tuple(v) if isinstance(v, list) else v for key, v in c.model.items()}
+  return TransformerConfig(vocab_size=vocab_size, **keys)
 
 
 def layout(stage: ml_collections.ConfigDict) -> Layout:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from fspo_jax import base, checkpoints, workdir
+from fspo_jax import checkpoints, workdir
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import batching
 from fspo_jax.models import transformer
@@ -21,6 +21,8 @@ from fspo_jax.training import reference_cache
 _USES = ("auto", "on", "off")
 # Keys of `data` that say where it is and what is accepted, and not what it is.
 _PLACES = ("path", "below_gate")
+# Keys of `model` that say in which parts it is computed, and not what.
+_BLOCKS = ("attention_block", "remat")
 
 
 def check(c: ml_collections.ConfigDict) -> None:
@@ -115,7 +117,7 @@ def _facts(
     keys = stage.curriculum
     curriculum = [keys.start, keys.end, keys.candidates, stage.steps * stage.rows_per_step]
   groups = {
-    "model": {key: c.model[key] for key in (*base.SHAPE_KEYS, "dtype", "param_dtype")},
+    "model": {key: value for key, value in c.model.items() if key not in _BLOCKS},
     "data": {key: value for key, value in c.data.items() if key not in _PLACES},
     "world": dict(c.world) | {"seed": c.world_seed, "elix_variant": c.elix_variant},
     "template": dataclasses.asdict(rows.formatter.template),

@@ -114,8 +114,8 @@ def causal_logprobs(decoder, variables, tokens, roles):
   positions = jnp.broadcast_to(jnp.arange(length)[None, :], (rows, length))
   everything = jnp.full((rows, length), length)
   hidden, _ = decoder.apply({"params": variables}, tokens, positions, roles, everything)
-  logits = hidden[:, :-1] @ transformer.head(variables, decoder.config)
-  logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  logits = transformer.logits(variables, decoder.config, hidden[:, :-1])
+  logprobs = jax.nn.log_softmax(logits)
   return jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1)[..., 0]
 
 

@@ -190,8 +190,7 @@ def _token(
   decoding: Decoding,
 ) -> Int[Array, " B"]:
   """The token `index` of each continuation: a pure function of its key and the index."""
-  head = transformer.head(params, model.config)
-  logits = (context.hidden @ head.astype(context.hidden.dtype)).astype(jnp.float32)
+  logits = transformer.logits(params, model.config, context.hidden)
   own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
   return _choose(logits, own, decoding.temperature, decoding.top_p).astype(jnp.int32)
 

@@ -10,16 +10,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fspo_jax.models import soft_caps
+
 
 def _softmax_attention(
   q: Float[Array, "B Q N G D"],
   k: Float[Array, "B K N D"],
   v: Float[Array, "B K N D"],
   mask: Bool[Array, "B Q K"],
+  scale: float | None,
+  softcap: float,
 ) -> Float[Array, "B Q N G D"]:
   """Grouped-query attention under a mask; scores and softmax in float32."""
-  scale = q.shape[-1] ** -0.5
+  scale = q.shape[-1] ** -0.5 if scale is None else scale
   scores = jnp.einsum("bqngd,bknd->bngqk", q * scale, k, preferred_element_type=jnp.float32)
+  scores = soft_caps.soft_cap(scores, softcap)
   # A finite floor: a row of padding that sees itself alone must not meet inf - inf.
   scores = jnp.where(mask[:, None, None], scores, -1e30)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
@@ -31,10 +36,17 @@ def tree_attention(
   k: Float[Array, "B L N D"],
   v: Float[Array, "B L N D"],
   subtree_end: Int[Array, "B L"],
+  positions: Int[Array, "B L"] | None = None,
   *,
   block: int,
+  window: Int[Array, ""] | int | None = None,
+  scale: float | None = None,
+  softcap: float = 0.0,
 ) -> Float[Array, "B L H D"]:
   """Exact attention on token trees: i attends to j iff `j <= i < subtree_end[j]`.
+
+  A window counts along the path from the root, whatever branches lie in between: a branch sees
+  what its plain sequence would.
 
   Queries go block by block against the keys that can come before them, and each block is
   recomputed in the backward pass, so that no L x L array outlives its block.
@@ -44,11 +56,20 @@ def tree_attention(
     k: keys of N heads; N divides H (grouped-query attention).
     v: values.
     subtree_end: the tree, see `episodes.trees`.
+    positions: along the path from the root; a window needs them.
     block: queries per block.
+    window: how many tokens of its path a token sees, itself included; None for all.
+    scale: of the scores; None for 1 / sqrt(D).
+    softcap: bound of the scores, by tanh; 0 for none.
 
   Returns:
     The attended values.
+
+  Raises:
+    ValueError: a window without positions.
   """
+  if window is not None and positions is None:
+    raise ValueError("a window counts along positions: found none")
   batch, length, heads, depth = q.shape
   kv_heads = k.shape[2]
   q = q.reshape(batch, length, kv_heads, heads // kv_heads, depth)
@@ -59,17 +80,23 @@ def tree_attention(
     k_before: Float[Array, "B K N D"],
     v_before: Float[Array, "B K N D"],
     end_before: Int[Array, "B K"],
+    at: Int[Array, "B Q"] | None,
+    at_before: Int[Array, "B K"] | None,
     start: int,
   ) -> Float[Array, "B Q N G D"]:
     i = start + jnp.arange(q_block.shape[1])
     j = jnp.arange(k_before.shape[1])
     mask = (j[None, None, :] <= i[None, :, None]) & (i[None, :, None] < end_before[:, None, :])
-    return _softmax_attention(q_block, k_before, v_before, mask)
+    if window is not None:
+      mask &= at[:, :, None] - at_before[:, None, :] < window
+    return _softmax_attention(q_block, k_before, v_before, mask, scale, softcap)
 
   blocks = []
   for start in range(0, length, block):
     stop = min(start + block, length)
-    blocks.append(attend(q[:, start:stop], k[:, :stop], v[:, :stop], subtree_end[:, :stop], start))
+    before = k[:, :stop], v[:, :stop], subtree_end[:, :stop]
+    at = (None, None) if window is None else (positions[:, start:stop], positions[:, :stop])
+    blocks.append(attend(q[:, start:stop], *before, *at, start))
   return jnp.concatenate(blocks, axis=1).reshape(batch, length, heads, depth)
 
 
@@ -78,6 +105,10 @@ def cached_attention(
   k: Float[Array, "B K N D"],
   v: Float[Array, "B K N D"],
   positions: Int[Array, "B Q"],
+  *,
+  window: Int[Array, ""] | int | None = None,
+  scale: float | None = None,
+  softcap: float = 0.0,
 ) -> Float[Array, "B Q H D"]:
   """Attention of new tokens to a cache in which slot j holds the token at position j.
 
@@ -86,6 +117,9 @@ def cached_attention(
     k: cached keys, the new tokens' included; slots past a query's position are not looked at.
     v: cached values.
     positions: of the new tokens.
+    window: how many tokens a token sees, itself included; None for all.
+    scale: of the scores; None for 1 / sqrt(D).
+    softcap: bound of the scores, by tanh; 0 for none.
 
   Returns:
     The attended values.
@@ -93,5 +127,9 @@ def cached_attention(
   batch, length, heads, depth = q.shape
   kv_heads = k.shape[2]
   q = q.reshape(batch, length, kv_heads, heads // kv_heads, depth)
-  mask = jnp.arange(k.shape[1])[None, None, :] <= positions[:, :, None]
-  return _softmax_attention(q, k, v, mask).reshape(batch, length, heads, depth)
+  slots = jnp.arange(k.shape[1])[None, None, :]
+  mask = slots <= positions[:, :, None]
+  if window is not None:
+    mask &= positions[:, :, None] - slots < window
+  attended = _softmax_attention(q, k, v, mask, scale, softcap)
+  return attended.reshape(batch, length, heads, depth)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from fspo_jax.models import transformer
+from fspo_jax.models import soft_caps, transformer
 
 
 class ScoredTrees(Protocol):
@@ -49,6 +49,7 @@ def token_logprobs(
   targets: Int[Array, "*batch"],
   *,
   chunk: int,
+  softcap: float = 0.0,
 ) -> Float[Array, "*batch"]:
   """Log-probability of `targets`, in float32, a chunk of the vocabulary at a time.
 
@@ -57,12 +58,13 @@ def token_logprobs(
     head: the vocabulary projection.
     targets: token ids.
     chunk: vocabulary entries per chunk.
+    softcap: bound of the logits, by tanh; 0 for none.
 
   Returns:
-    log softmax(hidden @ head)[targets].
+    log softmax(hidden @ head)[targets], of capped logits where there is a cap.
   """
   flat = hidden.reshape(-1, hidden.shape[-1])
-  return _logprobs(flat, head.T, targets.reshape(-1), chunk).reshape(targets.shape)
+  return _logprobs(flat, head.T, targets.reshape(-1), chunk, softcap).reshape(targets.shape)
 
 
 def _chunks(table: Float[Array, "V D"], chunk: int) -> tuple[Float[Array, "N C D"], Array]:
@@ -75,28 +77,34 @@ def _chunks(table: Float[Array, "V D"], chunk: int) -> tuple[Float[Array, "N C D
 
 
 def _logits(
-  hidden: Float[Array, "S D"], piece: Float[Array, "C D"], start: Array, vocab: int
+  hidden: Float[Array, "S D"], piece: Float[Array, "C D"], start: Array, vocab: int, softcap: float
 ) -> Float[Array, "S C"]:
   logits = jnp.matmul(hidden, piece.astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+  logits = soft_caps.soft_cap(logits, softcap)
   if vocab % piece.shape[0] == 0:
     return logits
   return jnp.where((start + jnp.arange(piece.shape[0]) < vocab)[None, :], logits, -jnp.inf)
 
 
 def _target_logits(
-  hidden: Float[Array, "S D"], table: Float[Array, "V D"], targets: Int[Array, " S"]
+  hidden: Float[Array, "S D"],
+  table: Float[Array, "V D"],
+  targets: Int[Array, " S"],
+  softcap: float,
 ) -> Float[Array, " S"]:
   # Rounded as in `_logits`, or probabilities would not add up to 1 in half precision.
   rows = table[targets].astype(hidden.dtype).astype(jnp.float32)
-  return (hidden.astype(jnp.float32) * rows).sum(-1)
+  return soft_caps.soft_cap((hidden.astype(jnp.float32) * rows).sum(-1), softcap)
 
 
-def _normalizer(hidden: Float[Array, "S D"], table: Float[Array, "V D"], chunk: int) -> _Carry:
+def _normalizer(
+  hidden: Float[Array, "S D"], table: Float[Array, "V D"], chunk: int, softcap: float
+) -> _Carry:
   """The largest logit, and the sum of exponentials under it: apart, since their sum rounds."""
 
   def step(carry: _Carry, piece_and_start: tuple[Array, Array]) -> tuple[_Carry, None]:
     largest, total = carry
-    logits = _logits(hidden, *piece_and_start, table.shape[0])
+    logits = _logits(hidden, *piece_and_start, table.shape[0], softcap)
     top = jnp.maximum(largest, logits.max(-1))
     total = total * jnp.exp(largest - top) + jnp.exp(logits - top[:, None]).sum(-1)
     return (top, total), None
@@ -106,40 +114,54 @@ def _normalizer(hidden: Float[Array, "S D"], table: Float[Array, "V D"], chunk: 
   return normalizer
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _logprobs(
-  hidden: Float[Array, "S D"], table: Float[Array, "V D"], targets: Int[Array, " S"], chunk: int
+  hidden: Float[Array, "S D"],
+  table: Float[Array, "V D"],
+  targets: Int[Array, " S"],
+  chunk: int,
+  softcap: float,
 ) -> Float[Array, " S"]:
-  return _logprobs_forward(hidden, table, targets, chunk)[0]
+  return _logprobs_forward(hidden, table, targets, chunk, softcap)[0]
 
 
 def _logprobs_forward(
-  hidden: Float[Array, "S D"], table: Float[Array, "V D"], targets: Int[Array, " S"], chunk: int
+  hidden: Float[Array, "S D"],
+  table: Float[Array, "V D"],
+  targets: Int[Array, " S"],
+  chunk: int,
+  softcap: float,
 ) -> tuple[Float[Array, " S"], Any]:
-  largest, total = _normalizer(hidden, table, chunk)
-  logprobs = _target_logits(hidden, table, targets) - largest - jnp.log(total)
-  return logprobs, (hidden, table, targets, largest, total)
+  largest, total = _normalizer(hidden, table, chunk, softcap)
+  of_target = _target_logits(hidden, table, targets, softcap)
+  return of_target - largest - jnp.log(total), (hidden, table, targets, of_target, largest, total)
 
 
-def _logprobs_backward(chunk: int, saved: Any, g: Float[Array, " S"]) -> tuple[Array, Array, None]:
+def _logprobs_backward(
+  chunk: int, softcap: float, saved: Any, g: Float[Array, " S"]
+) -> tuple[Array, Array, None]:
   """The gradient, (one-hot(target) - softmax) d logits, a chunk at a time."""
-  hidden, table, targets, largest, total = saved
+  hidden, table, targets, target_logits, largest, total = saved
 
   def step(
     d_hidden: Float[Array, "S D"], piece_and_start: tuple[Array, Array]
   ) -> tuple[Array, Array]:
     piece, start = piece_and_start
-    logits = _logits(hidden, piece, start, table.shape[0])
+    logits = _logits(hidden, piece, start, table.shape[0], softcap)
     softmax = jnp.exp(logits - largest[:, None]) / total[:, None]
-    d_logits = (softmax * -g[:, None]).astype(hidden.dtype)
+    d_logits = softmax * -g[:, None]
+    if softcap:
+      d_logits *= soft_caps.slope(logits, softcap)
+    d_logits = d_logits.astype(hidden.dtype)
     d_hidden += jnp.matmul(d_logits, piece.astype(hidden.dtype), preferred_element_type=jnp.float32)
     d_piece = jnp.matmul(d_logits.T, hidden, preferred_element_type=jnp.float32)
     return d_hidden, d_piece
 
-  of_target = g[:, None] * table[targets].astype(hidden.dtype).astype(jnp.float32)
+  g_target = g * soft_caps.slope(target_logits, softcap) if softcap else g
+  of_target = g_target[:, None] * table[targets].astype(hidden.dtype).astype(jnp.float32)
   d_hidden, d_pieces = jax.lax.scan(step, of_target, _chunks(table, chunk))
   d_table = d_pieces.reshape(-1, table.shape[1])[: table.shape[0]]
-  d_table = d_table.at[targets].add(g[:, None] * hidden.astype(jnp.float32))
+  d_table = d_table.at[targets].add(g_target[:, None] * hidden.astype(jnp.float32))
   return d_hidden.astype(hidden.dtype), d_table.astype(table.dtype), None
 
 
@@ -213,8 +235,9 @@ def _scores(
   hidden: Float[Array, "B S D"],
   chunk: int,
 ) -> SegmentScores:
-  head = transformer.head(params, model.config)
-  return sum_segments(token_logprobs(hidden, head, batch.target, chunk=chunk), batch)
+  head, softcap = transformer.head(params, model.config), model.config.logit_softcap
+  logprobs = token_logprobs(hidden, head, batch.target, chunk=chunk, softcap=softcap)
+  return sum_segments(logprobs, batch)
 
 
 def sum_segments(logprobs: Float[Array, "B S"], batch: ScoredTrees) -> SegmentScores:

@@ -1,77 +1,26 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The policy: a Llama-style decoder in flax.linen that reads token trees."""
+"""The policy: a decoder in flax.linen that reads token trees, Llama and its relatives in one.
+
+Which of them is a matter of `architecture.TransformerConfig`: see `models.huggingface`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from typing import NamedTuple
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+import numpy as np
 
-from fspo_jax.models import attention
+from fspo_jax.models import attention, rotary, soft_caps
+from fspo_jax.models.architecture import REMAT_POLICIES, TransformerConfig
 
-REMAT_POLICIES = {
-  "none": None,
-  "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-  """The shape of a decoder.
-
-  Attributes:
-    vocab_size: number of token ids.
-    width: of the residual stream.
-    layers: number of blocks.
-    heads: query heads.
-    kv_heads: key and value heads; they divide `heads`.
-    head_dim: width of a head.
-    mlp: hidden width of SwiGLU.
-    roles: number of learned role embeddings added to the tokens'; 0 for a plain Llama.
-    tied: whether the head is the embedding table.
-    rope_theta: base of the rotary frequencies.
-    norm_eps: of RMSNorm.
-    attention_block: queries per block of tree attention.
-    remat: 'none', 'dots' (keep matmul outputs) or 'full' (keep block inputs alone).
-    dtype: of the computation.
-    param_dtype: of the parameters.
-  """
-
-  vocab_size: int
-  width: int
-  layers: int
-  heads: int
-  kv_heads: int
-  head_dim: int
-  mlp: int
-  roles: int
-  tied: bool
-  rope_theta: float
-  norm_eps: float
-  attention_block: int
-  remat: str
-  dtype: str
-  param_dtype: str
-
-  def __post_init__(self) -> None:
-    for name in ("width", "layers", "heads", "kv_heads", "head_dim", "mlp", "attention_block"):
-      if vars(self)[name] < 1:
-        raise ValueError(f"model.{name}={vars(self)[name]} must be at least 1")
-    for name in (self.dtype, self.param_dtype):
-      if name not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"model.dtype, model.param_dtype: {name!r} is not a float type of JAX")
-    if self.heads % self.kv_heads:
-      raise ValueError(f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}")
-    if self.head_dim % 2:
-      raise ValueError(f"model.head_dim={self.head_dim} is odd; rotary embeddings need pairs")
-    if self.remat not in REMAT_POLICIES:
-      raise ValueError(f"model.remat={self.remat!r} is not one of {sorted(REMAT_POLICIES)}")
+# The window of a layer that sees everything, where others have one.
+_EVERYTHING = np.iinfo(np.int32).max
 
 
 class Cache(NamedTuple):
@@ -90,26 +39,17 @@ def init_cache(config: TransformerConfig, batch: int, length: int) -> Cache:
 class _Inputs(NamedTuple):
   """What every block reads beside the residual stream."""
 
-  cos: Float[Array, "B L half"]
-  sin: Float[Array, "B L half"]
+  rotation: rotary.Rotation
+  local_rotation: rotary.Rotation | None
   positions: Int[Array, "B L"]
   subtree_end: Int[Array, "B L"] | None
 
-
-def _rotary(
-  config: TransformerConfig, positions: Int[Array, "B L"]
-) -> tuple[Float[Array, "B L half"], Float[Array, "B L half"]]:
-  half = config.head_dim // 2
-  frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions[..., None].astype(jnp.float32) * frequency[None, None, :]
-  return jnp.cos(angle), jnp.sin(angle)
-
-
-def _rotate(x: Float[Array, "B L H D"], inputs: _Inputs) -> Float[Array, "B L H D"]:
-  """Rotary embedding, half-split layout (as in Hugging Face checkpoints)."""
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  cos, sin = inputs.cos[:, :, None, :], inputs.sin[:, :, None, :]
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+  def rotation_of(self, window: Int[Array, ""] | None) -> rotary.Rotation:
+    """The rotation in a layer with this window."""
+    if self.local_rotation is None:
+      return self.rotation
+    choose = functools.partial(jnp.where, window < _EVERYTHING)
+    return jax.tree.map(choose, self.local_rotation, self.rotation)
 
 
 def _append(
@@ -121,31 +61,35 @@ def _append(
 
 
 class RMSNorm(nn.Module):
-  """Root-mean-square normalisation with a learned scale, in float32."""
+  """Root-mean-square normalisation with a learned scale, in float32, of a token or of its heads."""
 
   config: TransformerConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+  def __call__(self, x: Float[Array, "B L *heads D"]) -> Float[Array, "B L *heads D"]:
     """Normalises along the last axis; the dtype stays."""
-    init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
-    scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
+    c, initializers = self.config, nn.initializers
+    init = initializers.zeros_init() if c.zero_centered_norms else initializers.ones_init()
+    init = nn.with_logical_partitioning(init, ("norm",))
+    scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(c.param_dtype)).astype(jnp.float32)
     y = x.astype(jnp.float32)
-    y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.config.norm_eps)
-    return (y * scale.astype(jnp.float32)[None, None, :]).astype(x.dtype)
+    y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + c.norm_eps)
+    scale = 1.0 + scale if c.zero_centered_norms else scale
+    return (y * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)
 
 
 class Linear(nn.Module):
-  """A matrix [in, out] with logical axis names, without bias."""
+  """A matrix [in, out] with logical axis names, and a bias where it is asked for."""
 
   config: TransformerConfig
   features: int
   axes: tuple[str, str]
   zero_init: bool = False
+  bias: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L I"]) -> Float[Array, "B L O"]:
-    """The product with the matrix, in the dtype of `x`."""
+    """The product with the matrix, plus the bias, in the dtype of `x`."""
     # Blocks add nothing to the residual stream at first: it starts as the tokens' embeddings.
     init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
     init = nn.initializers.zeros_init() if self.zero_init else init
@@ -156,47 +100,73 @@ class Linear(nn.Module):
       jnp.dtype(self.config.param_dtype),
     )
     y = x @ kernel.astype(x.dtype)
+    if self.bias:
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:])
+      bias = self.param("bias", zeros, (self.features,), jnp.dtype(self.config.param_dtype))
+      y = y + bias.astype(x.dtype)[None, None, :]
     if self.has_variable("params", "adapter"):  # of `lora.attach`
       y = y + self.get_variable("params", "adapter").update(x)
     return y
 
 
 class Block(nn.Module):
-  """Attention and SwiGLU, each behind a norm and added to the residual stream."""
+  """Attention and a gated MLP, each behind a norm and added to the residual stream."""
 
   config: TransformerConfig
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "B L D"], inputs: _Inputs, cache: tuple[Array, Array] | None
+    self,
+    x: Float[Array, "B L D"],
+    inputs: _Inputs,
+    window: Int[Array, ""] | None,
+    cache: tuple[Array, Array] | None,
   ) -> tuple[Float[Array, "B L D"], tuple[Array, Array] | None]:
     """The new residual stream, and the layer's cache with the new tokens in it (None without)."""
     c = self.config
-    h = RMSNorm(c, name="attention_norm")(x)
+    added, cache = self._attend(RMSNorm(c, name="attention_norm")(x), inputs, window, cache)
+    x = x + (RMSNorm(c, name="attention_post_norm")(added) if c.post_norms else added)
+    added = self._transform(RMSNorm(c, name="mlp_norm")(x))
+    x = x + (RMSNorm(c, name="mlp_post_norm")(added) if c.post_norms else added)
+    return nn.with_logical_constraint(x, ("batch", "length", "embed_activation")), cache
+
+  def _attend(
+    self,
+    h: Float[Array, "B L D"],
+    inputs: _Inputs,
+    window: Int[Array, ""] | None,
+    cache: tuple[Array, Array] | None,
+  ) -> tuple[Float[Array, "B L D"], tuple[Array, Array] | None]:
+    c = self.config
 
     def heads(name: str, count: int, axis: str) -> Float[Array, "B L heads D"]:
-      projected = Linear(c, count * c.head_dim, ("embed", axis), name=name)(h)
-      return projected.reshape(*h.shape[:2], count, c.head_dim)
+      matrix = Linear(c, count * c.head_dim, ("embed", axis), bias=c.qkv_bias, name=name)
+      return matrix(h).reshape(*h.shape[:2], count, c.head_dim)
 
-    q = _rotate(heads("q", c.heads, "heads"), inputs)
-    k = _rotate(heads("k", c.kv_heads, "kv_heads"), inputs)
+    q, k = heads("q", c.heads, "heads"), heads("k", c.kv_heads, "kv_heads")
     v = heads("v", c.kv_heads, "kv_heads")
+    if c.qk_norm:
+      q, k = RMSNorm(c, name="q_norm")(q), RMSNorm(c, name="k_norm")(k)
+    rotation = inputs.rotation_of(window)
+    q, k = rotary.rotate(q, rotation), rotary.rotate(k, rotation)
+    rules = {"window": window, "scale": c.query_scale, "softcap": c.attention_softcap}
+    positions = inputs.positions
     if cache is None:
-      attended = attention.tree_attention(q, k, v, inputs.subtree_end, block=c.attention_block)
-    else:
-      cache = (
-        _append(cache[0], k, inputs.positions),
-        _append(cache[1], v, inputs.positions),
+      attended = attention.tree_attention(
+        q, k, v, inputs.subtree_end, positions, block=c.attention_block, **rules
       )
-      attended = attention.cached_attention(q, *cache, inputs.positions)
+    else:
+      cache = (_append(cache[0], k, positions), _append(cache[1], v, positions))
+      attended = attention.cached_attention(q, *cache, positions, **rules)
     attended = attended.reshape(*h.shape[:2], c.heads * c.head_dim)
-    x = x + Linear(c, c.width, ("heads", "embed"), zero_init=True, name="o")(attended)
-    h = RMSNorm(c, name="mlp_norm")(x)
+    return Linear(c, c.width, ("heads", "embed"), zero_init=True, name="o")(attended), cache
+
+  def _transform(self, h: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    c = self.config
     gate = Linear(c, c.mlp, ("embed", "mlp"), name="gate")(h)
     up = Linear(c, c.mlp, ("embed", "mlp"), name="up")(h)
-    down = Linear(c, c.width, ("mlp", "embed"), zero_init=True, name="down")
-    x = x + down(nn.silu(gate) * up)
-    return nn.with_logical_constraint(x, ("batch", "length", "embed_activation")), cache
+    gate = nn.silu(gate) if c.activation == "silu" else nn.gelu(gate, approximate=True)
+    return Linear(c, c.width, ("mlp", "embed"), zero_init=True, name="down")(gate * up)
 
 
 class Transformer(nn.Module):
@@ -239,6 +209,8 @@ class Transformer(nn.Module):
       jnp.dtype(c.param_dtype),
     )
     x = table.astype(c.dtype)[tokens]
+    if c.scaled_embeddings:
+      x = x * jnp.asarray(c.width**0.5, c.dtype)
     if c.roles:
       role_table = self.param(
         "role_embedding",
@@ -265,16 +237,32 @@ class Transformer(nn.Module):
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(nn.broadcast, 0),
+      in_axes=(nn.broadcast, 0, 0),
       length=c.layers,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(c, name="blocks")
-    inputs = _Inputs(*_rotary(c, positions), positions, subtree_end)
-    x, layers_cache = layers(x, inputs, None if cache is None else (cache.k, cache.v))
+    rotations = rotary.rotation(c, positions), rotary.local_rotation(c, positions)
+    inputs = _Inputs(*rotations, positions, subtree_end)
+    x, layers_cache = layers(x, inputs, _windows(c), None if cache is None else (cache.k, cache.v))
     x = RMSNorm(c, name="final_norm")(x)
     return x, None if layers_cache is None else Cache(*layers_cache)
+
+
+def _windows(config: TransformerConfig) -> Int[Array, " layers"] | None:
+  """The window of every layer; None if no layer has one."""
+  if not config.layer_windows:
+    return None
+  return jnp.asarray([window or _EVERYTHING for window in config.layer_windows], jnp.int32)
 
 
 def head(params: dict, config: TransformerConfig) -> Float[Array, "D V"]:
   """The vocabulary projection: the transposed embedding table when tied."""
   return params["embedding"].T if config.tied else params["head"]
+
+
+def logits(
+  params: dict, config: TransformerConfig, hidden: Float[Array, "*batch D"]
+) -> Float[Array, "*batch V"]:
+  """Logits in float32, soft-capped; of few tokens: `models.scoring` never has them of all."""
+  projected = hidden @ head(params, config).astype(hidden.dtype)
+  return soft_caps.soft_cap(projected.astype(jnp.float32), config.logit_softcap)

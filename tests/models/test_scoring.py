@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of scoring; above all that a tree scores what its root-to-leaf sequences do."""
 
+import functools
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -23,8 +25,9 @@ PER_TOKEN = 1e-5
 _scores = jax.jit(scoring.segment_scores, static_argnums=0, static_argnames="chunk")
 
 
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
 @pytest.mark.parametrize("chunk", [1, 7, 16, VOCAB, 64])
-def test_any_chunk_of_the_vocabulary_gives_log_softmax_and_its_gradient(chunk):
+def test_any_chunk_of_the_vocabulary_gives_log_softmax_and_its_gradient(chunk, softcap):
   rng = np.random.default_rng(0)
   hidden = rng.standard_normal((2, 5, 6)).astype(np.float32)
   head = 2 * rng.standard_normal((6, VOCAB)).astype(np.float32)
@@ -32,24 +35,27 @@ def test_any_chunk_of_the_vocabulary_gives_log_softmax_and_its_gradient(chunk):
   targets[0, :2] = [0, VOCAB - 1]
   weights = rng.standard_normal((2, 5)).astype(np.float32)
 
+  def ours(targets, hidden, head):
+    return scoring.token_logprobs(hidden, head, targets, chunk=chunk, softcap=softcap)
+
   @jax.jit
   def chunked(hidden, head):
-    return jax.vjp(
-      lambda h, w: scoring.token_logprobs(h, w, jnp.asarray(targets), chunk=chunk), hidden, head
-    )[0], jax.grad(
-      lambda h, w: (
-        scoring.token_logprobs(h, w, jnp.asarray(targets), chunk=chunk) * weights
-      ).sum(),
-      (0, 1),
+    return jax.vjp(functools.partial(ours, jnp.asarray(targets)), hidden, head)[0], jax.grad(
+      lambda h, w: (ours(jnp.asarray(targets), h, w) * weights).sum(), (0, 1)
     )(hidden, head)
 
   values, (hidden_gradient, head_gradient) = chunked(hidden, head)
   logits = hidden.astype(np.float64) @ head.astype(np.float64)
+  slope = 1.0
+  if softcap:
+    assert (np.abs(logits) > softcap).any()
+    slope = 1 / np.cosh(logits / softcap) ** 2
+    logits = softcap * np.tanh(logits / softcap)
   logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   chosen = np.eye(VOCAB)[targets]
   np.testing.assert_allclose(values, (logprobs * chosen).sum(-1), atol=PER_TOKEN)
   # d log softmax(z)[t] / dz = onehot(t) - softmax(z).
-  by_logit = weights[..., None] * (chosen - np.exp(logprobs))
+  by_logit = slope * weights[..., None] * (chosen - np.exp(logprobs))
   np.testing.assert_allclose(hidden_gradient, by_logit @ head.T, atol=1e-5)
   expected = np.einsum("bsd,bsv->dv", hidden.astype(np.float64), by_logit)
   np.testing.assert_allclose(head_gradient, expected, atol=1e-5)
