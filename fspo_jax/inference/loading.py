@@ -1,9 +1,10 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From a path to a Personalizer: a run, one of its checkpoints, or a base's folder."""
+"""From a path to a Personalizer: a run, one of its checkpoints, a base's folder, or another's."""
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 
@@ -13,8 +14,11 @@ import ml_collections
 from fspo_jax import base as base_lib
 from fspo_jax import checkpoints, sharding
 from fspo_jax import config as config_lib
+from fspo_jax.episodes import chat, tokenizers
+from fspo_jax.episodes.templates import HEADINGS, Formatter
 from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.writer import Writer
+from fspo_jax.models import huggingface, transformer
 from fspo_jax.training import adapters, step
 
 # The stages of a run that leave a model, the last first.
@@ -26,7 +30,8 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
 
   Args:
     path: of a run (its workdir; the last stage that was trained), of a stage's checkpoints
-      (`WORKDIR/checkpoints/preference`), or of a base's folder.
+      (`WORKDIR/checkpoints/preference`), of a base's folder, or of a folder in the layout of
+      Hugging Face, which is asked in its chat template, or else in the paper's headings.
 
   Raises:
     FileNotFoundError: there is nothing to open.
@@ -35,6 +40,8 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
   path = pathlib.Path(path)
   if (path / "checkpoints").is_dir():
     return _of_stage(path / "checkpoints" / _last_stage(path))
+  if _is_hugging_face(path):
+    return _of_hugging_face(path)
   if (path / "model.safetensors").is_file():
     return _of_base(path)
   if path.is_dir() and any((child / "params").is_dir() for child in path.iterdir()):
@@ -52,6 +59,21 @@ def _last_stage(workdir: pathlib.Path) -> str:
   raise FileNotFoundError(
     f"{workdir / 'checkpoints'}: found no checkpoint of any of the stages {_STAGES}"
   )
+
+
+def _is_hugging_face(path: pathlib.Path) -> bool:
+  config = path / "config.json"
+  return config.is_file() and "model_type" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def _of_hugging_face(path: pathlib.Path) -> Personalizer:
+  config = huggingface.load_config(path)
+  model = transformer.Transformer(config)
+  params = huggingface.load_params(path, config, step.abstract_params(model, _one_device()))
+  tokenizer = tokenizers.load(path)
+  chats = tokenizer.chat_template is not None
+  formatter = chat.formatter(tokenizer) if chats else Formatter(tokenizer, HEADINGS)
+  return Personalizer(Writer(model, params, formatter))
 
 
 def _of_base(path: pathlib.Path) -> Personalizer:

@@ -15,6 +15,7 @@ import fspo_jax
 from fspo_jax import base as base_lib
 from fspo_jax import checkpoints
 from fspo_jax import config as config_lib
+from fspo_jax.episodes import templates
 from fspo_jax.episodes.templates import Role
 from fspo_jax.inference import sampler
 from fspo_jax.inference.personalizer import Personalizer
@@ -87,6 +88,15 @@ def test_a_folder_of_a_base_opens(tmp_path, shots):
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), tiny.params(model))
   assert _same(opened.writer.params, half)
   assert isinstance(opened.respond(shots, PROMPT, max_new_tokens=4), str)
+
+
+def test_a_checkpoint_of_another_code_base_says_what_its_publisher_says(shared_data, shots):
+  opened = fspo_jax.load(shared_data / "stories260k")
+  expected = (shared_data / "stories260k" / "expected.txt").read_text(encoding="utf-8")
+  # The file ends its last line.
+  assert opened.generate("", max_new_tokens=256, temperature=0.0) + "\n" == expected
+  assert opened.writer.formatter.template == templates.HEADINGS
+  assert isinstance(opened.respond(shots[:1], PROMPT, max_new_tokens=8), str)
 
 
 def test_what_is_no_model_is_refused(tmp_path):
