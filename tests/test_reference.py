@@ -14,7 +14,7 @@ import pytest
 from fspo_jax import checks, config, jsonl, reference, sharding
 from fspo_jax.episodes import tokenizers
 from fspo_jax.episodes.templates import Layout
-from fspo_jax.inference.personalizer import Personalizer
+from fspo_jax.inference.writer import Writer
 from fspo_jax.preferences import Preference, User
 from fspo_jax.training import metrics, reference_cache
 from tests import tiny, tiny_base
@@ -261,8 +261,8 @@ def test_a_lora_recipe_with_a_shared_cache(tmp_path, monkeypatch, on_device):
   assert [count - before for count in on_device] == [1, 1, 1, 1, 3, 3]
 
   # The folder of the stage is enough, and gives the base with its adapters merged.
-  policy = tiny.flat(Personalizer.load(tmp_path / "live" / "checkpoints" / "preference").params)
-  start = tiny.flat(Personalizer.load(tmp_path / "live" / "checkpoints" / "base").params)
+  policy = tiny.flat(Writer.load(tmp_path / "live" / "checkpoints" / "preference").params)
+  start = tiny.flat(Writer.load(tmp_path / "live" / "checkpoints" / "base").params)
   changed = {name for name in start if (np.asarray(policy[name]) != start[name]).any()}
   assert changed == {f"['blocks']['{name}']['kernel']" for name in ("q", "v", "down")}
   for name in changed:
@@ -285,7 +285,7 @@ def test_adapters_of_sft_are_merged_before_the_policy_gets_its_own(tmp_path):
   rows = _run(tmp_path / "base", run, stages=stages, **LORA, **sft)
   assert rows[0]["logps/abs_margins"] == 0.0  # the reference is what SFT has made of the base
   params = {
-    where: tiny.flat(Personalizer.load(run / "checkpoints" / where).params)
+    where: tiny.flat(Writer.load(run / "checkpoints" / where).params)
     for where in ("base", "sft", "preference", "preference/base")
   }
   for name, leaf in params["sft"].items():
