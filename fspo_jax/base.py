@@ -24,14 +24,11 @@ from safetensors import flax as safetensors
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import tokenizers
 from fspo_jax.episodes.templates import Formatter
-from fspo_jax.models import transformer
+from fspo_jax.models import architecture, transformer
 from fspo_jax.training import step
 
 # Pretrained on the text of the three embedded worlds by `experiments/base.py`.
 PUBLISHED = pathlib.Path(__file__).parent / "worlds" / "base"
-
-# The keys of `model` that say how it is computed; the others, what the parameters are.
-HOW_KEYS = ("attention_block", "remat", "dtype", "param_dtype")
 
 _WEIGHTS, _TOKENIZER, _CONFIG = "model.safetensors", "tokenizer.model", "config.json"
 
@@ -135,7 +132,7 @@ def check_fits(base: ml_collections.ConfigDict, c: ml_collections.ConfigDict) ->
 def _about(c: ml_collections.ConfigDict) -> dict[str, Any]:
   """What a base's parameters depend on. Keys that a config is too old to have are the default."""
   shape = dataclasses.asdict(config_lib.transformer(c, vocab_size=1))
-  about = {f"model.{key}": value for key, value in shape.items() if key not in HOW_KEYS}
+  about = {f"model.{key}": value for key, value in shape.items() if key not in architecture.HOW}
   about |= {key: c[key] for key in ("template", "world_seed")}
   # Bases that are older than chat templates have no such keys.
   return about | ({"chat": dict(c.chat)} if c.template == "chat" else {})

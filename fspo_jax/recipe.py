@@ -190,7 +190,7 @@ class Recipe:
   def preference(self) -> None:
     """Trains the policy from the reference, and against it."""
     model, formatter = self._model()
-    reference = self._params(self._reference, model)
+    reference = self._params(reference_lib.stage(self.config), model)
     initial, encoder = reference, rows_lib.vpl(self.config)
     if encoder is not None:
       initial = vpl.add_encoder(reference, encoder, self.plan.mesh, self.config.seed)
@@ -275,17 +275,12 @@ class Recipe:
   def models(self) -> contenders.Models:
     """The reference, and the policy if there is one, as the stages before have left them."""
     model, formatter = self._model()
-    reference = self._params(self._reference, model)
+    reference = self._params(reference_lib.stage(self.config), model)
     policy = reference
     if "preference" in self.config.stages:
       policy = self._params("preference", model, rows_lib.vpl(self.config))
     chunk = self.config.vocab_chunk
     return contenders.Models(model, reference, policy, formatter, self.plan.mesh, chunk)
-
-  @property
-  def _reference(self) -> str:
-    """The stage whose model the policy starts from, and is compared with."""
-    return "sft" if "sft" in self.config.stages else "base"
 
   def _model(self) -> tuple[transformer.Transformer, Formatter]:
     tokenizer = tokenizers.load(self.workdir.path / "tokenizer.model")

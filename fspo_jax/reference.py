@@ -1,6 +1,6 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a run keeps its reference's log-probabilities on disk, and what these depend on."""
+"""Which model is a run's reference; whether its log-probabilities are kept, and of what."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ _USES = ("auto", "on", "off")
 _PLACES = ("path", "below_gate")
 # Keys of `model` that say in which parts it is computed, and not what.
 _BLOCKS = ("attention_block", "remat")
+
+
+def stage(c: ml_collections.ConfigDict) -> str:
+  """The stage whose model the policy starts from, and is compared with."""
+  return "sft" if "sft" in c.stages else "base"
 
 
 def check(c: ml_collections.ConfigDict) -> None:

@@ -52,6 +52,11 @@ def make_mesh(
   return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)
 
 
+def one_device() -> Mesh:
+  """The mesh of the first device alone: to open what any mesh wrote."""
+  return make_mesh(1, 1, 1, jax.devices()[:1])
+
+
 def _place(mesh: Mesh, spec: PartitionSpec) -> Sharding:
   # On one device a NamedSharding says nothing that SingleDeviceSharding does not, but sends the
   # program through the SPMD partitioner, after which XLA's CPU code ran 5x slower (jax 0.10).

@@ -28,11 +28,15 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return out
 
 
-def _write_atomic(path: pathlib.Path, data: bytes) -> None:
+def write_atomic(path: pathlib.Path, data: bytes) -> None:
+  """Writes a file that is there whole, or not at all, whenever the machine stops."""
   path.parent.mkdir(parents=True, exist_ok=True)
   # A name of its own: several processes may make parts of one run.
   temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-  temporary.write_bytes(data)
+  with temporary.open("wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
   os.replace(temporary, path)
 
 
@@ -79,7 +83,7 @@ class Workdir:
       raise WorkdirError(
         f"--workdir={self.path}: cannot be written to: {error.strerror}"
       ) from error
-    _write_atomic(self.path / "config.json", json.dumps(config, indent=2).encode())
+    write_atomic(self.path / "config.json", json.dumps(config, indent=2).encode())
 
   def _check_whose(self, config: dict[str, Any], free: tuple[str, ...]) -> None:
     file = self.path / "config.json"
@@ -128,9 +132,9 @@ class Workdir:
     try:
       yield
     except BaseException:
-      _write_atomic(partial, json.dumps({"seconds": self.seconds()[stage]}).encode())
+      write_atomic(partial, json.dumps({"seconds": self.seconds()[stage]}).encode())
       raise
-    _write_atomic(self._marker(stage), json.dumps({"seconds": self.seconds()[stage]}).encode())
+    write_atomic(self._marker(stage), json.dumps({"seconds": self.seconds()[stage]}).encode())
     del self._since[stage]
     partial.unlink(missing_ok=True)
 
@@ -145,4 +149,4 @@ class Workdir:
 
   def write(self, name: str, data: bytes) -> None:
     """Writes a file of the run, whole or not at all."""
-    _write_atomic(self.path / name, data)
+    write_atomic(self.path / name, data)

@@ -34,7 +34,7 @@ from fspo_jax.episodes.templates import Layout
 from fspo_jax.evaluation import active_questions, plots
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.evaluation.active_questions import Predictor, Task
-from fspo_jax.evaluation.contenders import Models, fit_packing
+from fspo_jax.evaluation.contenders import Models
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.models import scoring
 from fspo_jax.preferences import Preference
@@ -136,7 +136,9 @@ class ModelPredictor:
     # Numbers of shots beyond an episode's are those that it has.
     layout = Layout(query_shots=(self._shots,))
     models, count = self._models, len(pairs[0])
-    packing = fit_packing(episodes, models.formatter, layout, self._shots, 8192, queries=count)
+    packing = batching.fit_packing(
+      episodes, models.formatter, layout, self._shots, queries=count, limit=8192
+    )
     # Few shapes, or every question compiles anew.
     packing = dataclasses.replace(
       packing,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 from typing import NamedTuple
 
@@ -146,6 +146,38 @@ def largest(
     for built in (templates.build(episode(i), formatter, layout) for i in range(count))
   ]
   return max(tokens for tokens, _ in sizes), max(scored for _, scored in sizes)
+
+
+def fit_packing(
+  episodes: Sequence[Episode],
+  formatter: templates.Formatter,
+  layout: templates.Layout,
+  shots: int,
+  *,
+  queries: int = 1,
+  limit: int | None = None,
+  multiple: int = 32,
+) -> Packing:
+  """The smallest row that holds each of the episodes, one at a time.
+
+  Args:
+    episodes: the episodes.
+    formatter: text to token ids.
+    layout: which branches to make.
+    shots: the most of an episode.
+    queries: the most of an episode.
+    limit: of tokens and of scored tokens; longer episodes will lose shots. None for none.
+    multiple: what both are rounded up to, so that few shapes are compiled.
+  """
+  tokens, scored = largest(episodes.__getitem__, len(episodes), formatter, layout)
+
+  def up(n: int) -> int:
+    rounded = -(-n // multiple) * multiple
+    return rounded if limit is None else min(rounded, limit)
+
+  return Packing.of(
+    layout, shots=shots, queries=queries, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
+  )
 
 
 def pack(built: list[templates.EpisodeTree], packing: Packing, dropped: int = 0) -> TreeBatch:

@@ -124,7 +124,9 @@ class Scorer:
     if not shots:
       episodes = [dataclasses.replace(e, shots=()) for e in episodes]
     models = self.models
-    packing = fit_packing(episodes, models.formatter, layout, self.shots, self._limit)
+    packing = batching.fit_packing(
+      episodes, models.formatter, layout, self.shots, limit=self._limit
+    )
     # Rows past the last episode fill the last batch up; they are not counted.
     rows = batching.Rows(lambda i: episodes[i % len(episodes)], models.formatter, layout, packing)
     scores = preference_accuracy.score_pairs(
@@ -155,26 +157,6 @@ def check_one_query(episodes: Sequence[Episode]) -> None:
   queries = {len(e.queries) for e in episodes}
   if queries != {1}:
     raise ValueError(f"expected episodes of one query each; found {sorted(queries)} queries")
-
-
-def fit_packing(
-  episodes: Sequence[Episode],
-  formatter: Formatter,
-  layout: Layout,
-  shots: int,
-  limit: int,
-  *,
-  queries: int = 1,
-) -> batching.Packing:
-  """The smallest row that holds each of the episodes, at most `limit` tokens."""
-  tokens, scored = batching.largest(episodes.__getitem__, len(episodes), formatter, layout)
-
-  def up(n: int) -> int:
-    return min(-(-n // 32) * 32, limit)
-
-  return batching.Packing.of(
-    layout, shots=shots, queries=queries, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
-  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,6 @@ from fspo_jax.evaluation.contenders import (
   Margins,
   Models,
   check_one_query,
-  fit_packing,
   shots_of,
 )
 from fspo_jax.inference.sampler import Decoding
@@ -110,8 +109,13 @@ class Variational:
   def _batches(self, episodes: Sequence[Episode]) -> Iterator[tuple[list[int], batching.TreeBatch]]:
     """Episodes without shots, equally long; the last batch is filled up with the first ones."""
     formatter = self.models.formatter
-    packing = fit_packing(
-      episodes, formatter, _LAYOUT, 0, self.max_row_tokens, queries=len(episodes[0].queries)
+    packing = batching.fit_packing(
+      episodes,
+      formatter,
+      _LAYOUT,
+      0,
+      queries=len(episodes[0].queries),
+      limit=self.max_row_tokens,
     )
     rows = batching.Rows(lambda i: episodes[i % len(episodes)], formatter, _LAYOUT, packing)
     for first in range(0, len(episodes), self.rows):

@@ -8,12 +8,12 @@ import json
 import os
 import pathlib
 
-import jax
 import ml_collections
 
 from fspo_jax import base as base_lib
 from fspo_jax import checkpoints, sharding
 from fspo_jax import config as config_lib
+from fspo_jax import reference as reference_lib
 from fspo_jax.episodes import chat, tokenizers
 from fspo_jax.episodes.templates import HEADINGS, Formatter
 from fspo_jax.inference.personalizer import Personalizer
@@ -69,7 +69,7 @@ def _is_hugging_face(path: pathlib.Path) -> bool:
 def _of_hugging_face(path: pathlib.Path) -> Personalizer:
   config = huggingface.load_config(path)
   model = transformer.Transformer(config)
-  params = huggingface.load_params(path, config, step.abstract_params(model, _one_device()))
+  params = huggingface.load_params(path, config, step.abstract_params(model, sharding.one_device()))
   tokenizer = tokenizers.load(path)
   chats = tokenizer.chat_template is not None
   formatter = chat.formatter(tokenizer) if chats else Formatter(tokenizer, HEADINGS)
@@ -77,7 +77,7 @@ def _of_hugging_face(path: pathlib.Path) -> Personalizer:
 
 
 def _of_base(path: pathlib.Path) -> Personalizer:
-  base = base_lib.load(path, _one_device())
+  base = base_lib.load(path, sharding.one_device())
   writer = Writer(base.model, base.params, base.formatter)
   return Personalizer(writer, vocab_chunk=base.config.vocab_chunk)
 
@@ -89,15 +89,11 @@ def _of_stage(path: pathlib.Path) -> Personalizer:
   if path.name != "preference":
     return Personalizer(writer, vocab_chunk=config.vocab_chunk)
   objective = config_lib.objective(config.preference)
-  beside = path.parent / ("sft" if "sft" in config.stages else "base")
+  beside = path.parent / reference_lib.stage(config)
   reference = None
   if objective.needs_reference and any(beside.glob("*/params")):
-    mesh = _one_device()
+    mesh = sharding.one_device()
     reference = adapters.load(beside, step.abstract_params(writer.model, mesh), mesh)
   return Personalizer(
     writer, reference=reference, objective=objective, vocab_chunk=config.vocab_chunk
   )
-
-
-def _one_device() -> jax.sharding.Mesh:
-  return sharding.make_mesh(1, 1, 1, jax.devices()[:1])

@@ -109,8 +109,16 @@ class Personalizer:
       top_p: the smallest set of tokens with so much probability is sampled from.
       seed: of the sampling.
     """
-    decoding = Decoding(temperature, top_p, max_new_tokens)
-    return "".join(self._response(preferences, prompt, description, decoding, seed)).strip()
+    pieces = self.stream(
+      preferences,
+      prompt,
+      description=description,
+      max_new_tokens=max_new_tokens,
+      temperature=temperature,
+      top_p=top_p,
+      seed=seed,
+    )
+    return "".join(pieces).strip()
 
   def stream(
     self,
@@ -128,8 +136,15 @@ class Personalizer:
     Yields:
       Parts of the text that `respond` returns: joined and stripped, they are the same.
     """
-    decoding = Decoding(temperature, top_p, max_new_tokens)
-    return self._response(preferences, prompt, description, decoding, seed)
+    shots = _preferences(preferences)
+    return self._text(
+      self.writer.context(shots, description),
+      self.writer.asked(prompt, shots, description),
+      Role.PREFERRED,
+      self.writer.formatter.stop_id,
+      Decoding(temperature, top_p, max_new_tokens),
+      (seed, 0, 0),  # what the engine gives the first prompt of its first user
+    )
 
   def respond_many(
     self,
@@ -234,21 +249,6 @@ class Personalizer:
     stop = form.stop_id if eos is None else eos
     return "".join(self._text(start, told, Role.PREFERRED, stop, decoding, (seed,)))
 
-  def _response(
-    self,
-    preferences: Sequence[PreferenceLike],
-    prompt: str,
-    description: str | None,
-    decoding: Decoding,
-    seed: int,
-  ) -> Iterator[str]:
-    shots = _preferences(preferences)
-    run = self.writer.context(shots, description)
-    asked = self.writer.asked(prompt, shots, description)
-    stop = self.writer.formatter.stop_id
-    # The seed that the engine gives the first prompt of its first user.
-    return self._text(run, asked, Role.PREFERRED, stop, decoding, (seed, 0, 0))
-
   def _text(
     self, known: Run, asked: Run, role: Role, stop: int, decoding: Decoding, seed: Sequence[int]
   ) -> Iterator[str]:
@@ -285,8 +285,7 @@ class Personalizer:
   def _context(self, run: Run) -> sampler.Context:
     """What the model knows after a run: computed once, and kept."""
     if run not in self._contexts:
-      context = sampler.empty(self.writer.model.config, 1, len(run.tokens) + 16)
-      self._contexts[run] = sampler.extend(self.writer.model, self.writer.params, context, [run])
+      self._contexts[run] = self.writer.prefill([run], 0)
     self._contexts.move_to_end(run)
     while len(self._contexts) > self._users:
       self._contexts.popitem(last=False)
@@ -300,14 +299,8 @@ class Personalizer:
     queries = tuple(Preference(prompt, response, "") for response in responses)
     episode = Episode("", tuple(shots), queries)
     form = self.writer.formatter
-    tokens, scored = batching.largest(lambda _: episode, 1, form, layout)
-    packing = batching.Packing.of(
-      layout,
-      shots=len(shots),
-      queries=len(responses),
-      episodes=1,
-      tokens=-(-tokens // _BUCKET) * _BUCKET,
-      scored_tokens=-(-scored // _BUCKET) * _BUCKET,
+    packing = batching.fit_packing(
+      [episode], form, layout, len(shots), queries=len(responses), multiple=_BUCKET
     )
     return batching.stack([batching.Rows(lambda _: episode, form, layout, packing)(0)])
 

@@ -67,26 +67,14 @@ def sample(
   Returns:
     The n descriptions of each user.
   """
-  model, form = writer.model, writer.formatter
   group = max(writer.batch // n, 1)
   found: list[list[Written]] = []
   for first in range(0, len(users), group):
     chosen = users[first : first + group]
     runs = [writer.context(shots) + writer.asked_to_describe(shots) for shots in chosen]
-    # 16 more than asked for: a run is padded to a multiple of 16 when it is appended.
-    capacity = max(len(run.tokens) for run in runs) + decoding.max_tokens + 16
-    context = sampler.empty(model.config, len(runs), capacity)
-    context = sampler.extend(model, writer.params, context, runs)
-    sampled = sampler.sample(
-      model,
-      writer.params,
-      sampler.fan_out(context, n),
-      role=Role.DESCRIPTION,
-      eos_id=form.stop_id,
-      decoding=decoding,
-      seeds=[(*own, j) for own in seeds[first : first + group] for j in range(n)],
-    )
-    texts = [Written(form.tokenizer.decode(s.tokens).strip(), s.finished) for s in sampled]
+    context = sampler.fan_out(writer.prefill(runs, decoding.max_tokens), n)
+    own = [(*seed, j) for seed in seeds[first : first + group] for j in range(n)]
+    texts = writer.sample(context, Role.DESCRIPTION, decoding, own)
     found += [texts[i : i + n] for i in range(0, len(texts), n)]
   return found
 

@@ -98,7 +98,6 @@ def empty(
   )
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
 def fan_out(context: Context, copies: int, room: int = 0) -> Context:
   """Every context `copies` times, next to each other: one user's shots, many prompts.
 
@@ -109,7 +108,13 @@ def fan_out(context: Context, copies: int, room: int = 0) -> Context:
     copies: of each.
     room: tokens that must fit after those that the longest context could hold already.
   """
-  grown = [(0, 0), (0, 0), (0, -(-room // _BUCKET) * _BUCKET), (0, 0), (0, 0)]
+  # Rounded here: every other room would be another program.
+  return _fan_out(context, copies, -(-room // _BUCKET) * _BUCKET)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _fan_out(context: Context, copies: int, room: int) -> Context:
+  grown = [(0, 0), (0, 0), (0, room), (0, 0), (0, 0)]
 
   def repeat(x: Shaped[Array, "..."], axis: int) -> Shaped[Array, "..."]:
     return jnp.repeat(x, copies, axis=axis)

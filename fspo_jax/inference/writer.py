@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import dataclasses
 import pathlib
 
-import jax
 from jaxtyping import Float
 import ml_collections
 import numpy as np
@@ -63,7 +62,7 @@ class Writer:
         )
       tokenizer = tokenizers.from_bytes(saved.tokenizer())
       model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
-    mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    mesh = sharding.one_device()
     params = adapters.load(pathlib.Path(directory), step.abstract_params(model, mesh), mesh)
     return cls(model, params, config_lib.formatter(config, tokenizer))
 
@@ -101,9 +100,9 @@ class Writer:
     for first in range(0, len(users), self.batch):
       chosen = users[first : first + self.batch]
       runs = [self.context(shots) + self.asked_to_describe(shots) for shots in chosen]
-      context = self._prefill(runs, decoding.max_tokens)
+      context = self.prefill(runs, decoding.max_tokens)
       seeds = [(seed, first + i) for i in range(len(runs))]
-      written += self._sample(context, Role.DESCRIPTION, decoding, seeds)
+      written += self.sample(context, Role.DESCRIPTION, decoding, seeds)
     return written
 
   def respond(
@@ -146,7 +145,7 @@ class Writer:
       chosen = range(first, min(first + group, len(users)))
       questions = [self.asked(q, users[u], descriptions[u]) for u in chosen for q in prompts[u]]
       room = max(len(q.tokens) for q in questions) + decoding.max_tokens
-      context = self._prefill(
+      context = self.prefill(
         [self.context(users[u], descriptions[u]) for u in chosen],
         room,
         None if offsets is None else offsets[first : chosen.stop],
@@ -154,25 +153,27 @@ class Writer:
       context = sampler.fan_out(context, copies)
       context = sampler.extend(self.model, self.params, context, questions)
       seeds = [(seed, u, i) for u in chosen for i in range(copies)]
-      written = self._sample(context, Role.PREFERRED, decoding, seeds)
+      written = self.sample(context, Role.PREFERRED, decoding, seeds)
       answers += [written[i * copies : (i + 1) * copies] for i in range(len(chosen))]
     return answers
 
-  def _prefill(
+  def prefill(
     self, runs: list[Run], room: int, offset: Float[np.ndarray, "runs D"] | None = None
   ) -> sampler.Context:
+    """What the model knows after each of some runs, with room for so many tokens more."""
     # 16 more than asked for: a run is padded to a multiple of 16 when it is appended.
     capacity = max(len(run.tokens) for run in runs) + room + 16
     context = sampler.empty(self.model.config, len(runs), capacity, offset)
     return sampler.extend(self.model, self.params, context, runs)
 
-  def _sample(
+  def sample(
     self,
     context: sampler.Context,
     role: Role,
     decoding: sampler.Decoding,
     seeds: Sequence[Sequence[int]],
   ) -> list[Written]:
+    """Continues each context, which is consumed, to a text of its own; see `sampler.sample`."""
     tokenizer = self.formatter.tokenizer
     sampled = sampler.sample(
       self.model,

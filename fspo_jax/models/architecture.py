@@ -13,6 +13,8 @@ REMAT_POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+# The fields that say how a decoder is computed; the others, what its parameters are.
+HOW = ("attention_block", "remat", "dtype", "param_dtype")
 ACTIVATIONS = ("silu", "gelu")
 ROPE_SCALINGS = ("none", "linear", "llama3")
 

@@ -15,20 +15,20 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import hashlib
+import io
 import itertools
 import json
 import logging
 import os
 import pathlib
 from typing import Any
-import uuid
 
 import jax
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-from fspo_jax import sharding
+from fspo_jax import sharding, workdir
 from fspo_jax.episodes import batching
 from fspo_jax.models import scoring, transformer
 from fspo_jax.training import metrics
@@ -68,7 +68,7 @@ class Cache:
     if file.exists():
       self._check_facts(file, json.loads(text))
     else:
-      _write_atomic(file, lambda temporary: temporary.write(text.encode()))
+      workdir.write_atomic(file, text.encode())
 
   def _check_facts(self, file: pathlib.Path, ours: dict[str, Any]) -> None:
     try:
@@ -101,7 +101,9 @@ class Cache:
     rows = np.zeros(BLOCK, self._type)
     rows["logprob"] = logprobs
     rows["seal"] = [self._seal(*row) for row in zip(contents, rows["logprob"], strict=True)]
-    _write_atomic(self._path(block), lambda temporary: np.save(temporary, rows))
+    written = io.BytesIO()
+    np.save(written, rows)
+    workdir.write_atomic(self._path(block), written.getvalue())
 
   def read(self, index: int, row: batching.TreeBatch) -> Float[np.ndarray, " G"]:
     """The log-probabilities of the segments of row `index`.
@@ -264,15 +266,3 @@ def _scorer(
     return np.concatenate(logprobs), np.concatenate(contents)
 
   return score
-
-
-def _write_atomic(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
-  """Writes a file that is there whole, or not at all, whenever the machine stops."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # A name of its own: several runs may fill one cache.
-  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-  with temporary.open("wb") as file:
-    write(file)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)

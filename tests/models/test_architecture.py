@@ -99,7 +99,10 @@ def test_the_cache_gives_what_the_whole_sequence_does(changes):
   context = sampler.empty(decoder.config, 1, 64)
   for part in (ids[:9], ids[9:10], ids[10:]):
     context = sampler.extend(decoder, params, context, [sampler.Run.of(part, 0)])
-  padded = lambda tokens: jnp.asarray(tokens + [0] * (64 - len(tokens)))  # noqa: E731
+
+  def padded(tokens):
+    return jnp.asarray(tokens + [0] * (64 - len(tokens)))
+
   hidden, _ = whole(padded(ids))
   np.testing.assert_allclose(context.hidden[0], hidden[21], atol=2e-5)
   decoding = sampler.Decoding(temperature=0.0, top_p=1.0, max_tokens=9)
@@ -119,7 +122,10 @@ def test_recomputation_changes_nothing():
 
   def loss_and_gradient(remat):
     decoder = tiny.model(remat=remat, attention_block=48, **EVERYTHING)
-    loss = lambda p: scoring.segment_scores(decoder, p, row, chunk=40).logprob.sum()  # noqa: E731
+
+    def loss(p):
+      return scoring.segment_scores(decoder, p, row, chunk=40).logprob.sum()
+
     return jax.jit(jax.value_and_grad(loss))(params)
 
   loss, gradient = loss_and_gradient("none")

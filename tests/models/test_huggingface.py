@@ -184,9 +184,11 @@ def test_merged_adapters_are_in_the_weights_and_others_in_a_file_of_their_own(tm
   huggingface.save_model(tmp_path / "merged", merged, model.config, beside)
   same(load(tmp_path / "merged")[1], merged)
   base = "Qwen/Qwen2.5-0.5B"
-  huggingface.save_adapter(tmp_path / "peft", adapters, LORA, model.config, base=base)
+  trained = dataclasses.replace(LORA, dropout=0.1)
+  huggingface.save_adapter(tmp_path / "peft", adapters, trained, model.config, base=base)
   keys = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
   assert (keys["r"], keys["lora_alpha"], keys["base_model_name_or_path"]) == (2, 4.0, base)
+  assert keys["lora_dropout"] == 0.1
   assert keys["target_modules"] == ["q_proj", "v_proj", "o_proj", "down_proj"]
   found = load_file(tmp_path / "peft" / "adapter_model.safetensors")
   assert len(found) == 2 * 2 * 4

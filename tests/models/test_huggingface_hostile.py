@@ -86,7 +86,10 @@ def test_an_index_that_leads_elsewhere(folder, name):
 def test_an_index_that_its_files_contradict(folder):
   tensors = load_file(folder / "model.safetensors")
   index = folder / "model.safetensors.index.json"
-  say = lambda files: index.write_text(json.dumps({"weight_map": files}))  # noqa: E731
+
+  def say(files):
+    index.write_text(json.dumps({"weight_map": files}))
+
   say(dict.fromkeys(tensors, "a.safetensors"))
   refused(folder, "found both model.safetensors.index.json and model.safetensors")
   (folder / "model.safetensors").rename(folder / "a.safetensors")

@@ -88,7 +88,7 @@ def save_adapter(
   Args:
     directory: new, or empty.
     adapters: of each of `lora_config.projections`.
-    lora_config: their rank and scale.
+    lora_config: their rank, scale and dropout.
     config: of the decoder.
     base: name or folder of the checkpoint that they are to be added to.
 
@@ -112,7 +112,7 @@ def save_adapter(
     "base_model_name_or_path": base,
     "r": lora_config.rank,
     "lora_alpha": lora_config.alpha,
-    "lora_dropout": 0.0,
+    "lora_dropout": lora_config.dropout,
     "target_modules": [tensors.MODULES[n].rpartition(".")[2] for n in lora_config.projections],
     "bias": "none",
     "fan_in_fan_out": False,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fspo_jax.models.architecture import TransformerConfig
+from fspo_jax.models.architecture import HOW, TransformerConfig
 from fspo_jax.models.huggingface.errors import HuggingFaceError
 from fspo_jax.models.huggingface.families import FAMILIES, GLOBAL, LOCAL, Family, find
 from fspo_jax.models.huggingface.read_config import read, shortest
@@ -49,7 +49,7 @@ def write(
 
 def _differences(config: TransformerConfig, keys: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
   """What `keys`, read again, would not say as `config` does."""
-  how = {key: vars(config)[key] for key in ("attention_block", "remat", "dtype", "param_dtype")}
+  how = {key: vars(config)[key] for key in HOW}
   back = dataclasses.asdict(_normal(read(keys, "config.json", **how)))
   found = dataclasses.asdict(_normal(config))
   return {key: (found[key], back[key]) for key in found if found[key] != back[key]}
