@@ -12,15 +12,25 @@ One that falls short is written all the same with --below_gate=accept, and goes 
 
 python -m fspo_jax.main --config=experiments/base.py:continued --workdir=runs/base_continued \
   --config.base=FOLDER
+
+and `base.py:reading` goes on once more in the same way, with more about what reviews are like.
 """
+
+from collections.abc import Callable
 
 import ml_collections
 
 from fspo_jax import presets
 
+_PARTS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
+  "first": presets.worlds_base,
+  "continued": presets.worlds_base_continued,
+  "reading": presets.worlds_base_reading,
+}
+
 
 def get_config(part: str = "first") -> ml_collections.ConfigDict:
-  """The config of the experiment; `part` is 'first', or 'continued' from another base."""
-  if part not in ("first", "continued"):
-    raise ValueError(f"found {part!r} after the colon, expected 'first' or 'continued'")
-  return presets.worlds_base() if part == "first" else presets.worlds_base_continued()
+  """The config of the experiment; `part` is 'first', or 'continued' or 'reading' from a base."""
+  if part not in _PARTS:
+    raise ValueError(f"found {part!r} after the colon, expected one of {tuple(_PARTS)}")
+  return _PARTS[part]()

@@ -29,6 +29,9 @@ from fspo_jax.training import metrics
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run of experiments/base.py.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 _USERS = flags.DEFINE_integer("users", 200, "Users asked, and pairs read, in each world.")
+_PART = flags.DEFINE_enum(
+  "part", "first", ["first", "continued", "reading"], "What of experiments/base.py the run is."
+)
 _BELOW_GATE = flags.DEFINE_enum(
   "below_gate", "refuse", ["refuse", "accept"], "What to do with a base that falls short."
 )
@@ -94,16 +97,22 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   workdir = pathlib.Path(_WORKDIR.value)
   config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text()))
+  if (_PART.value == "first") == bool(config.base):
+    raise app.UsageError(
+      f"--part={_PART.value}: the run in {workdir} has base={config.base!r}; a base is what all "
+      "parts but the first go on from"
+    )
   writer = Writer.load(workdir / "checkpoints" / "sft")
   quality = measure(writer, config, _USERS.value)
   short = below_gate(quality)
   if short and _BELOW_GATE.value == "refuse":
     print("publish_base: not written, below the gate:\n  " + "\n  ".join(short), file=sys.stderr)
     return 1
-  command = "python -m fspo_jax.main --config=experiments/base.py --workdir=WORKDIR"
+  part = "" if _PART.value == "first" else f":{_PART.value}"
+  command = f"python -m fspo_jax.main --config=experiments/base.py{part} --workdir=WORKDIR"
   before = None
   if config.base:
-    command = command.replace("base.py", "base.py:continued") + " --config.base=FOLDER"
+    command += " --config.base=FOLDER"
     before = json.loads((base_lib.folder(config.base) / "provenance.json").read_text())
     with config.unlocked():
       config.base = "FOLDER"

@@ -76,6 +76,19 @@ def worlds_base_continued(seed: int = 1, world_seed: int = 0) -> ml_collections.
   return c
 
 
+def worlds_base_reading(seed: int = 2, world_seed: int = 0) -> ml_collections.ConfigDict:
+  """The config that teaches a base, which `base` names, to read what is hard to see in reviews.
+
+  Args:
+    seed: of the documents, as in `worlds_base_continued`.
+    world_seed: of the worlds: that of the base.
+  """
+  c = worlds_base_continued(seed, world_seed)
+  c.pretraining.phases = ((0, (0.30, 0.04, 0.48, 0.06, 0.06, 0.06), (9, 2, 4), True),)
+  c.sft.steps = 1_400
+  return c
+
+
 def texts(shots: int) -> ml_collections.ConfigDict:
   """The default for users' own texts, which are long: small enough for two cores and minutes.
 
