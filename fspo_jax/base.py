@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bases: the pretrained models that FSPO starts from, as self-contained folders.
 
-A folder holds `model.safetensors` (bfloat16), `tokenizer.model`, `config.json` (of the run that
-made it), and what a reader wants to know: `provenance.json` (command, commit, seed, machine, how
-well it follows and reads) and `curves.jsonl` (its training). The base of the embedded worlds comes
-with the package.
+A folder in the layout of Hugging Face is one; which template asks its model is the run's choice.
+One of our own holds `model.safetensors` (bfloat16), `tokenizer.model`, `config.json` (of the run
+that made it), and what a reader wants to know: `provenance.json` (command, commit, seed, machine,
+how well it follows and reads) and `curves.jsonl` (its training). The base of the embedded worlds
+comes with the package.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -24,7 +26,7 @@ from safetensors import flax as safetensors
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import tokenizers
 from fspo_jax.episodes.templates import Formatter
-from fspo_jax.models import architecture, transformer
+from fspo_jax.models import architecture, huggingface, transformer
 from fspo_jax.training import step
 
 # Pretrained on the text of the three embedded worlds by `experiments/base.py`.
@@ -67,17 +69,68 @@ class Base:
     return config_lib.formatter(self.config, self.tokenizer)
 
 
+def check(c: ml_collections.ConfigDict) -> None:
+  """Refuses a config whose base is not there, or is not what the config is about.
+
+  Raises:
+    BaseError: a file is missing, or what `check_fits` refuses.
+    ValueError: the template is not for the base's tokenizer.
+  """
+  path = folder(c.base)
+  if not huggingface.is_checkpoint(path):
+    check_fits(_config(path), c)
+    return
+  check_fits(_as_here(path, c), c)
+  if c.template == "markers":
+    raise BaseError(
+      f"base={c.base!r} and template='markers': the markers are tokens of tokenizers that are "
+      "trained here; expected 'headings' or 'chat'"
+    )
+  tokenizer = tokenizers.load(path)
+  config_lib.formatter(c, tokenizer)
+  config_lib.transformer(c, tokenizer.vocab_size)
+
+
+def load_hugging_face(c: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Base:
+  """Opens the base of a config that names a folder in the layout of Hugging Face.
+
+  Args:
+    c: the config; the base's is the same, but for the shape of the model, which is the folder's.
+    mesh: where the parameters are put, in the config's `model.param_dtype`.
+
+  Raises:
+    HuggingFaceError: it is broken, or a model that there is not here.
+  """
+  path = folder(c.base)
+  config, tokenizer = _as_here(path, c), tokenizers.load(path)
+  shape = config_lib.transformer(config, tokenizer.vocab_size)
+  expected = step.abstract_params(transformer.Transformer(shape), mesh)
+  return Base(config, huggingface.load_params(path, shape, expected), tokenizer)
+
+
+def _as_here(path: pathlib.Path, c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A run's config with the shape of a Hugging Face folder's model."""
+  config = copy.deepcopy(c)
+  config_lib.use_shape(config, huggingface.load_config(path))
+  return config
+
+
+def _config(path: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config in a folder of ours, which has all its files."""
+  missing = [name for name in (_WEIGHTS, _TOKENIZER, _CONFIG) if not (path / name).is_file()]
+  if missing:
+    raise BaseError(f"base={str(path)!r}: found no {missing[0]}, expected a folder of a base")
+  return ml_collections.ConfigDict(json.loads((path / _CONFIG).read_text(encoding="utf-8")))
+
+
 def load(directory: str | os.PathLike[str], mesh: jax.sharding.Mesh) -> Base:
-  """Opens a base, its parameters where a model of its shape has them on `mesh`.
+  """Opens a folder of ours, its parameters where a model of its shape has them on `mesh`.
 
   Raises:
     BaseError: a file is missing, or a tensor is missing, surplus or of another shape.
   """
   path = pathlib.Path(directory)
-  missing = [name for name in (_WEIGHTS, _TOKENIZER, _CONFIG) if not (path / name).is_file()]
-  if missing:
-    raise BaseError(f"base={str(path)!r}: found no {missing[0]}, expected a folder of a base")
-  config = ml_collections.ConfigDict(json.loads((path / _CONFIG).read_text(encoding="utf-8")))
+  config = _config(path)
   tokenizer = tokenizers.load(path / _TOKENIZER)
   model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
   expected = step.abstract_params(model, mesh)

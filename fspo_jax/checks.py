@@ -130,7 +130,7 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
       "package; 'scratch' pretrains one"
     )
   _check_template(c)
-  config_lib.transformer(c, c.tokenizer.vocab_size)
+  config_lib.transformer(c, vocab_size=1)
   if c.model.roles and c.model.roles < len(Role):
     raise ValueError(f"model.roles={c.model.roles} is neither 0 nor at least {len(Role)}")
   if c.vocab_chunk < 1 or c.tokenizer.model_type not in ("bpe", "unigram"):
@@ -166,6 +166,8 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
       "VPL trains all parameters and an encoder"
     )
   reference.check(c)
+  if c.base and c.base != "scratch":
+    base.check(c)
   if c.evaluation.rows % sharding.batch_shards(mesh):
     raise ValueError(
       f"evaluation.rows={c.evaluation.rows} cannot be split over mesh.data x mesh.fsdp = "

@@ -18,7 +18,7 @@ from fspo_jax.episodes.pretraining import Mixture, Phase
 from fspo_jax.episodes.sampling import Curriculum
 from fspo_jax.episodes.templates import HEADINGS, MARKERS, Formatter, Layout
 from fspo_jax.episodes.tokenizers import Tokenizer
-from fspo_jax.models.architecture import TransformerConfig
+from fspo_jax.models.architecture import HOW, TransformerConfig
 from fspo_jax.models.lora import LoraConfig
 from fspo_jax.synthesis.quality import Gate
 from fspo_jax.synthesis.settings import Model, Settings
@@ -99,6 +99,7 @@ def default() -> ml_collections.ConfigDict:
   c.chat.date = ""  # what a template is told today is, like '2024-07-26'; '' refuses if it asks
 
   c.model = ml_collections.ConfigDict()
+  c.model.vocab_size = 0  # token ids; 0: those of the tokenizer
   c.model.width = 96
   c.model.layers = 3
   c.model.heads = 3
@@ -334,7 +335,18 @@ def formatter(c: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Formatter:
 def transformer(c: ml_collections.ConfigDict, vocab_size: int) -> TransformerConfig:
   """The decoder of `model`, for a tokenizer of `vocab_size` ids."""
   keys = {key: tuple(v) if isinstance(v, list) else v for key, v in c.model.items()}
-  return TransformerConfig(vocab_size=vocab_size, **keys)
+  # Runs that are older than the key have the tokenizer's.
+  given = keys.pop("vocab_size", 0)
+  if given and given < vocab_size:
+    raise ValueError(
+      f"model.vocab_size={given}: found a tokenizer of {vocab_size} ids, expected no more"
+    )
+  return TransformerConfig(vocab_size=given or vocab_size, **keys)
+
+
+def use_shape(c: ml_collections.ConfigDict, shape: TransformerConfig) -> None:
+  """Gives a config the model of another: all of `model` but how it is computed."""
+  c.model.update({k: v for k, v in dataclasses.asdict(shape).items() if k not in HOW})
 
 
 def layout(stage: ml_collections.ConfigDict) -> Layout:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import checkpoints, checks, outcome, presets
+from fspo_jax import checkpoints, checks, export, outcome, presets
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
 from fspo_jax import reference as reference_lib
@@ -27,7 +27,7 @@ from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter
 from fspo_jax.evaluation import contenders, evaluate
 from fspo_jax.inference.writer import Writer
-from fspo_jax.models import transformer, vpl
+from fspo_jax.models import huggingface, transformer, vpl
 from fspo_jax.training import adapters, loop, optimizer, reference_cache, step
 from fspo_jax.training import vpl as vpl_training
 from fspo_jax.workdir import Workdir
@@ -168,6 +168,9 @@ class Recipe:
       made.run()
       model, formatter = made._model()
       base = base_lib.Base(config, made._params("sft", model), formatter.tokenizer)
+    elif huggingface.is_checkpoint(base_lib.folder(c.base)):
+      base = base_lib.load_hugging_face(c, mesh)
+      self._keep_companions(base_lib.folder(c.base))
     else:
       base = base_lib.load(base_lib.folder(c.base), mesh)
     base_lib.check_fits(base.config, c)
@@ -175,6 +178,12 @@ class Recipe:
     self.workdir.write("tokenizer.model", base.tokenizer.model)
     with checkpoints.Checkpoints(path / "checkpoints" / "base") as saved:
       saved.save(0, base.params, None, as_json(c), base.tokenizer.model)
+
+  def _keep_companions(self, folder: pathlib.Path) -> None:
+    """Keeps what else a Hugging Face folder says, so that what is trained goes back like it."""
+    for name in export.COMPANIONS:
+      if (folder / name).is_file():
+        self.workdir.write(f"{export.FOLDER}/{name}", (folder / name).read_bytes())
 
   def sft(self) -> None:
     """Trains the reference from the base, or from random parameters."""

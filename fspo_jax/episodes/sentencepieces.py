@@ -92,8 +92,8 @@ class SentencePiece:
     return self._encode(text)
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of `ids`; control ids give nothing."""
-    return self._processor.DecodeIds([int(i) for i in ids])
+    """The text of `ids`; control ids, and those that only a model's embeddings have, give none."""
+    return self._processor.DecodeIds([int(i) for i in ids if i < self.vocab_size])
 
   def split(self, text: str) -> list[int | str]:
     """Trusted text as special tokens and what lies between."""

@@ -73,7 +73,7 @@ class Tokenizer(Protocol):
     """
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of `ids`; special ids give nothing."""
+    """The text of `ids`; special ids, and those that there are not, give nothing."""
 
   def split(self, text: str) -> list[int | str]:
     """Trusted text, as a template has it: the special tokens that it spells out, and the rest."""

@@ -21,8 +21,10 @@ from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface, transformer
 from fspo_jax.training import adapters, step
 
+# What an exported folder says beside what others read: template, chat, loss, vocab_chunk.
+ABOUT = "fspo_jax.json"
 # The stages of a run that leave a model, the last first.
-_STAGES = ("preference", "sft", "base")
+STAGES = ("preference", "sft", "base")
 
 
 def load(path: str | os.PathLike[str]) -> Personalizer:
@@ -31,7 +33,8 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
   Args:
     path: of a run (its workdir; the last stage that was trained), of a stage's checkpoints
       (`WORKDIR/checkpoints/preference`), of a base's folder, or of a folder in the layout of
-      Hugging Face, which is asked in its chat template, or else in the paper's headings.
+      Hugging Face: an exported one, which says how it is asked, or any, which is asked in its chat
+      template, or else in the paper's headings.
 
   Raises:
     FileNotFoundError: there is nothing to open.
@@ -39,8 +42,8 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
   """
   path = pathlib.Path(path)
   if (path / "checkpoints").is_dir():
-    return _of_stage(path / "checkpoints" / _last_stage(path))
-  if _is_hugging_face(path):
+    return _of_stage(path / "checkpoints" / last_stage(path))
+  if huggingface.is_checkpoint(path):
     return _of_hugging_face(path)
   if (path / "model.safetensors").is_file():
     return _of_base(path)
@@ -52,18 +55,14 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
   )
 
 
-def _last_stage(workdir: pathlib.Path) -> str:
-  for stage in _STAGES:
+def last_stage(workdir: pathlib.Path) -> str:
+  """The last stage of a run that has left a model; FileNotFoundError for none."""
+  for stage in STAGES:
     if any((workdir / "checkpoints" / stage).glob("*/params")):
       return stage
   raise FileNotFoundError(
-    f"{workdir / 'checkpoints'}: found no checkpoint of any of the stages {_STAGES}"
+    f"{workdir / 'checkpoints'}: found no checkpoint of any of the stages {STAGES}"
   )
-
-
-def _is_hugging_face(path: pathlib.Path) -> bool:
-  config = path / "config.json"
-  return config.is_file() and "model_type" in json.loads(config.read_text(encoding="utf-8"))
 
 
 def _of_hugging_face(path: pathlib.Path) -> Personalizer:
@@ -71,6 +70,13 @@ def _of_hugging_face(path: pathlib.Path) -> Personalizer:
   model = transformer.Transformer(config)
   params = huggingface.load_params(path, config, step.abstract_params(model, sharding.one_device()))
   tokenizer = tokenizers.load(path)
+  if (path / ABOUT).is_file():
+    about = ml_collections.ConfigDict(json.loads((path / ABOUT).read_text(encoding="utf-8")))
+    return Personalizer(
+      Writer(model, params, config_lib.formatter(about, tokenizer)),
+      objective=step.Objective(**about.loss) if about.loss else None,
+      vocab_chunk=about.vocab_chunk,
+    )
   chats = tokenizer.chat_template is not None
   formatter = chat.formatter(tokenizer) if chats else Formatter(tokenizer, HEADINGS)
   return Personalizer(Writer(model, params, formatter))

@@ -90,25 +90,46 @@ def load(directory: pathlib.Path, abstract_params: dict, mesh: jax.sharding.Mesh
     FileNotFoundError: there is no checkpoint, or no base of its adapters.
     AdaptersError: the base is not the one that the adapters were trained on.
   """
-  with checkpoints.Checkpoints(directory) as saved:
-    facts = saved.metadata().get("adapters")
-    if facts is None:
+  found = load_alone(directory, abstract_params, mesh)
+  if found is None:
+    with checkpoints.Checkpoints(directory) as saved:
       return saved.restore_params(abstract_params)
-    names = [field.name for field in dataclasses.fields(lora.LoraConfig)]
-    shape = {name: facts[name] for name in names} | {"projections": tuple(facts["projections"])}
-    config = lora.LoraConfig(**shape)
-    adapters = saved.restore_params(_abstract(abstract_params, config, mesh))
+  config, adapters, sha256 = found
   with checkpoints.Checkpoints(_base(directory)) as saved:
     base = saved.restore_params(abstract_params)
   found = checkpoints.fingerprint(base)
-  if found != facts["base_sha256"]:
+  if found != sha256:
     raise AdaptersError(
-      f"{_base(directory)}: found parameters with SHA-256 {found[:12]}, expected "
-      f"{facts['base_sha256'][:12]}, which the adapters in {directory} were trained on"
+      f"{_base(directory)}: found parameters with SHA-256 {found[:12]}, expected {sha256[:12]}, "
+      f"which the adapters in {directory} were trained on"
     )
   where = jax.tree.map(lambda x: x.sharding, base)
   merge = functools.partial(lora.merge, config=config)
   return jax.jit(merge, donate_argnums=0, out_shardings=where)(base, adapters)
+
+
+def load_alone(
+  directory: pathlib.Path, abstract_params: dict, mesh: jax.sharding.Mesh
+) -> tuple[lora.LoraConfig, lora.Adapters, str] | None:
+  """The adapters of a stage's latest checkpoint without their base; None if it has none.
+
+  Args:
+    directory: of the stage's checkpoints.
+    abstract_params: shapes, dtypes and shardings of the base.
+    mesh: where they are put.
+
+  Returns:
+    Their shape, the adapters, and the SHA-256 of the base that they are of.
+  """
+  with checkpoints.Checkpoints(directory) as saved:
+    facts = saved.metadata().get("adapters")
+    if facts is None:
+      return None
+    names = [field.name for field in dataclasses.fields(lora.LoraConfig)]
+    shape = {name: facts[name] for name in names} | {"projections": tuple(facts["projections"])}
+    config = lora.LoraConfig(**shape)
+    adapters = saved.restore_params(_abstract(abstract_params, config, mesh))
+    return config, adapters, facts["base_sha256"]
 
 
 def _base(directory: pathlib.Path) -> pathlib.Path:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import os
 import pathlib
@@ -35,14 +36,14 @@ class Companions:
     max_length: tokens of the longest sequence that the model is for.
     token_ids: `bos_token_id`, `eos_token_id` and `pad_token_id`, those that there are.
     generation: `generation_config.json`; None for `token_ids` alone.
-    tokenizer: the tokenizer's files, copied as they are.
+    tokenizer: the tokenizer's files, byte for byte, by their names.
     model_type: the family to write it as; None for the first that has such models.
   """
 
   max_length: int
   token_ids: dict[str, int | list[int]] = dataclasses.field(default_factory=dict)
   generation: dict[str, Any] | None = None
-  tokenizer: tuple[pathlib.Path, ...] = ()
+  tokenizer: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
   model_type: str | None = None
 
   def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class Companions:
     unknown = [name for name in self.token_ids if name not in _TOKEN_IDS]
     if unknown:
       raise HuggingFaceError(f"token_ids: found {unknown}, expected some of {_TOKEN_IDS}")
-    foreign = [path.name for path in self.tokenizer if path.name not in TOKENIZER_FILES]
+    foreign = [name for name in self.tokenizer if name not in TOKENIZER_FILES]
     if foreign:
       raise HuggingFaceError(f"tokenizer: found {foreign}, expected some of {TOKENIZER_FILES}")
 
@@ -74,6 +75,6 @@ def load_companions(directory: str | os.PathLike[str]) -> Companions:
     max_length=length,
     token_ids={name: config[name] for name in _TOKEN_IDS if config.get(name) is not None},
     generation=read_json(generation) if generation.exists() else None,
-    tokenizer=tuple(path / name for name in TOKENIZER_FILES if (path / name).is_file()),
+    tokenizer={n: (path / n).read_bytes() for n in TOKENIZER_FILES if (path / n).is_file()},
     model_type=config.get("model_type"),
   )

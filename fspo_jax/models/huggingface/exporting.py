@@ -12,7 +12,6 @@ import functools
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 from flax import linen as nn
@@ -60,8 +59,8 @@ def save_model(
   _write_json(path / files.CONFIG, keys | beside.token_ids)
   generation = beside.token_ids if beside.generation is None else beside.generation
   _write_json(path / companions.GENERATION, generation)
-  for file in beside.tokenizer:
-    shutil.copyfile(file, path / file.name)
+  for name, content in beside.tokenizer.items():
+    (path / name).write_bytes(content)
   names = [files.WEIGHTS]
   if len(shards) > 1:
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]

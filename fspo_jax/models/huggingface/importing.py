@@ -30,6 +30,12 @@ _NAMED = 20
 _FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
+def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
+  """Whether a folder says, in its `config.json`, what kind of Hugging Face's models it has."""
+  path = pathlib.Path(directory) / files.CONFIG
+  return path.is_file() and "model_type" in read_json(path)
+
+
 def load_config(
   directory: str | os.PathLike[str],
   *,
