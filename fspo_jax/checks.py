@@ -38,7 +38,7 @@ def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> N
   shards = sharding.batch_shards(mesh) * rows.accumulate
   if rows.rows_per_step % shards:
     raise ValueError(
-      f"rows_per_step={rows.rows_per_step} cannot be split over mesh.data x mesh.fsdp = "
+      f"rows_per_step={rows.rows_per_step} cannot be split over mesh.dcn_data x data x fsdp = "
       f"{sharding.batch_shards(mesh)} devices and accumulate={rows.accumulate} parts"
     )
   objective = config_lib.objective(stage)
@@ -170,7 +170,7 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
     base.check(c)
   if c.evaluation.rows % sharding.batch_shards(mesh):
     raise ValueError(
-      f"evaluation.rows={c.evaluation.rows} cannot be split over mesh.data x mesh.fsdp = "
+      f"evaluation.rows={c.evaluation.rows} cannot be split over mesh.dcn_data x data x fsdp = "
       f"{sharding.batch_shards(mesh)} devices"
     )
   return mesh

@@ -134,9 +134,11 @@ def default() -> ml_collections.ConfigDict:
   c.vocab_chunk = 2048  # vocabulary entries per chunk of the projection
 
   c.mesh = ml_collections.ConfigDict()  # devices along each axis; one may be -1: all that remain
-  c.mesh.data = -1
-  c.mesh.fsdp = 1
-  c.mesh.tensor = 1
+  c.mesh.data = -1  # rows
+  c.mesh.fsdp = 1  # rows, and parameters
+  c.mesh.tensor = 1  # heads, hidden units, vocabulary
+  c.mesh.context = 1  # the tokens of a row
+  c.mesh.dcn_data = 1  # rows, over slices that only a network joins
 
   c.sft = _stage(steps=300)
   c.sft.flip_shots = 0.5  # 0.5: the frozen reference knows the format but not to trust the labels

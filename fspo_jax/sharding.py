@@ -6,19 +6,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import math
 from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jaxtyping import Array
 import numpy as np
 
-MESH_AXES = ("data", "fsdp", "tensor")
+# From the slowest links to the fastest: `dcn_data` is over slices, whose chips meet in the data
+# center's network alone; the others are within one. Rows are split over the first three, `fsdp`
+# splits parameters too, `tensor` heads and hidden units, and `context` the tokens of a row.
+MESH_AXES = ("dcn_data", "data", "fsdp", "context", "tensor")
+BATCH_AXES = ("dcn_data", "data", "fsdp")
 
 # First matching rule wins for each array, and no mesh axis is used twice in one array.
 LOGICAL_RULES = (
-  ("batch", ("data", "fsdp")),
-  ("length", None),
+  ("batch", BATCH_AXES),
+  ("length", "context"),
   ("embed_activation", None),
   ("vocab", "tensor"),
   ("embed", "fsdp"),
@@ -32,29 +39,58 @@ LOGICAL_RULES = (
 
 
 def make_mesh(
-  data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None
+  data: int,
+  fsdp: int = 1,
+  tensor: int = 1,
+  context: int = 1,
+  dcn_data: int = 1,
+  *,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """A mesh of `data x fsdp x tensor` devices; one of them may be -1 for all that remain.
+  """A mesh of as many devices along each axis; one of them may be -1 for all that remain.
 
   Raises:
-    ValueError: the sizes do not fit the number of devices.
+    ValueError: the sizes do not fit the number of devices, or of slices.
   """
   devices = jax.devices() if devices is None else list(devices)
-  sizes = [data, fsdp, tensor]
-  asked = dict(zip(MESH_AXES, sizes, strict=True))
-  known = int(np.prod([s for s in sizes if s != -1]))
+  asked = {
+    "dcn_data": dcn_data,
+    "data": data,
+    "fsdp": fsdp,
+    "context": context,
+    "tensor": tensor,
+  }
+  sizes = list(asked.values())
+  known = math.prod(s for s in sizes if s != -1)
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise ValueError(f"mesh={asked}: sizes are positive, and at most one is -1")
   if len(devices) % known or (-1 not in sizes and known != len(devices)):
-    raise ValueError(f"mesh={asked} does not fit {len(devices)} devices")
+    product = " x ".join(str(s) for s in sizes if s != -1)
+    raise ValueError(f"mesh={asked} does not fit {len(devices)} devices: {product} = {known}")
   sizes = [len(devices) // known if s == -1 else s for s in sizes]
   # Not jax.make_mesh: its axes are Explicit by default, which linen's constraints do not expect.
-  return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)
+  return Mesh(_arranged(devices, sizes), MESH_AXES)
+
+
+def _arranged(devices: Sequence[jax.Device], sizes: list[int]) -> np.ndarray:
+  """Devices in the mesh's shape: neighbours on a TPU's links, slices apart, processes whole."""
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if devices[0].platform != "tpu":
+    # In the order of processes: an outer axis is over these, an inner one within.
+    return np.asarray(devices).reshape(sizes)
+  if slices not in (1, sizes[0]):
+    raise ValueError(f"mesh.dcn_data={sizes[0]}: found {slices} slices, expected as many, or 1")
+  if slices == 1:
+    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  within, over = [1, *sizes[1:]], [sizes[0], *[1] * (len(sizes) - 1)]
+  return mesh_utils.create_hybrid_device_mesh(
+    within, over, devices, allow_split_physical_axes=True
+  )
 
 
 def one_device() -> Mesh:
   """The mesh of the first device alone: to open what any mesh wrote."""
-  return make_mesh(1, 1, 1, jax.devices()[:1])
+  return make_mesh(data=1, devices=jax.local_devices()[:1])
 
 
 def _place(mesh: Mesh, spec: PartitionSpec) -> Sharding:
@@ -76,8 +112,8 @@ def shardings(mesh: Mesh, abstract_variables: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> Sharding:
-  """Rows of a batch are split over `data` and `fsdp`."""
-  return _place(mesh, PartitionSpec(("data", "fsdp")))
+  """Rows of a batch are split over `dcn_data`, `data` and `fsdp`."""
+  return _place(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> Sharding:
@@ -97,7 +133,24 @@ def use(mesh: Mesh) -> Iterator[None]:
 
 def batch_shards(mesh: Mesh) -> int:
   """How many parts the rows of a batch are split into."""
-  return mesh.shape["data"] * mesh.shape["fsdp"]
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def split_tokens(x: Array) -> Array:
+  """Spreads [batch, length, ...] over `context`; leaves it as it is where there is no such axis."""
+  return _constrained(x, "context")
+
+
+def gather_tokens(x: Array) -> Array:
+  """Brings together [batch, length, ...] that `context` has spread."""
+  return _constrained(x, None)
+
+
+def _constrained(x: Array, length: str | None) -> Array:
+  if jax.sharding.get_abstract_mesh().shape.get("context", 1) == 1:
+    return x
+  rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 2)
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, length, *rest))
 
 
 def to_global(mesh: Mesh, local_batch: Any) -> Any:

@@ -101,7 +101,7 @@ def test_a_base_goes_on_from_another(tmp_path):
 
 def test_a_base_comes_back_as_it_was_but_for_half_the_digits(tmp_path):
   saved = tiny_base.make(tmp_path)
-  mesh = sharding.make_mesh(1, 1, 1)
+  mesh = sharding.make_mesh(1)
   found = base_lib.load(tmp_path, mesh)
   assert recipe.as_json(found.config) == recipe.as_json(saved.config)
   assert found.tokenizer.model == saved.tokenizer.model
@@ -116,7 +116,7 @@ def test_a_base_comes_back_as_it_was_but_for_half_the_digits(tmp_path):
 
 def test_a_base_that_cannot_be_used_is_refused_by_name(tmp_path):
   tiny_base.make(tmp_path)
-  mesh = sharding.make_mesh(1, 1, 1)
+  mesh = sharding.make_mesh(1)
   with pytest.raises(base_lib.BaseError, match=r"none'.*found no model\.safetensors"):
     base_lib.load(tmp_path / "none", mesh)
   weights = safetensors.flax.load_file(tmp_path / "model.safetensors")

@@ -23,7 +23,7 @@ RULE = optax.adam(1e-3)
 
 
 def _mesh():
-  return sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  return sharding.make_mesh(1, devices=jax.devices()[:1])
 
 
 def _state(seed=0):

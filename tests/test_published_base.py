@@ -16,7 +16,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def base():
-  return base_lib.load(base_lib.PUBLISHED, sharding.make_mesh(1, 1, 1))
+  return base_lib.load(base_lib.PUBLISHED, sharding.make_mesh(1))
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def cached(tmp_path, monkeypatch):
       tmp_path / "run",
       model=MODEL,
       params=tiny.params(MODEL) if params is None else params,
-      mesh=sharding.make_mesh(1, 1, 1, jax.devices()[:1]),
+      mesh=sharding.make_mesh(1, devices=jax.devices()[:1]),
       seed=seed,
       made=made,
     )

@@ -30,7 +30,15 @@ def _devices(count):
 def test_one_axis_may_take_all_that_remain(asked, devices, expected):
   mesh = sharding.make_mesh(*asked, devices=_devices(devices))
   assert tuple(mesh.shape[name] for name in ("data", "fsdp", "tensor")) == expected
+  assert mesh.shape["context"] == mesh.shape["dcn_data"] == 1
   assert sharding.batch_shards(mesh) == expected[0] * expected[1]
+
+
+def test_every_axis_has_its_devices():
+  mesh = sharding.make_mesh(data=-1, fsdp=2, tensor=2, context=2, dcn_data=2, devices=_devices(32))
+  expected = {"dcn_data": 2, "data": 2, "fsdp": 2, "context": 2, "tensor": 2}
+  assert dict(mesh.shape) == expected
+  assert sharding.batch_shards(mesh) == 8
 
 
 def test_without_devices_named_a_mesh_has_all_there_are():
@@ -53,7 +61,8 @@ def test_a_mesh_that_does_not_fit_is_refused_by_its_name(asked, devices, message
   with pytest.raises(ValueError, match=message) as caught:
     sharding.make_mesh(*asked, devices=_devices(devices))
   data, fsdp, tensor = asked
-  assert f"mesh={{'data': {data}, 'fsdp': {fsdp}, 'tensor': {tensor}}}" in str(caught.value)
+  expected = {"dcn_data": 1, "data": data, "fsdp": fsdp, "context": 1, "tensor": tensor}
+  assert f"mesh={expected}" in str(caught.value)
 
 
 def test_where_every_parameter_goes():
@@ -78,13 +87,13 @@ def test_where_every_parameter_goes():
 
 def test_rows_are_split_over_data_and_fsdp_and_counters_over_nothing():
   mesh = sharding.make_mesh(2, 2, 2, devices=_devices(8))
-  assert sharding.batch_sharding(mesh).spec == PartitionSpec(("data", "fsdp"))
+  assert sharding.batch_sharding(mesh).spec == PartitionSpec(("dcn_data", "data", "fsdp"))
   assert sharding.batch_sharding(mesh).shard_shape((8, 5)) == (2, 5)
   assert sharding.replicated(mesh).shard_shape((8, 5)) == (8, 5)
 
 
 def test_one_device_needs_no_partitioner():
-  mesh = sharding.make_mesh(1, 1, 1, devices=_devices(1))
+  mesh = sharding.make_mesh(1, devices=_devices(1))
   params = step.abstract_params(tiny.model(), mesh)
   assert {type(x.sharding) for x in jax.tree.leaves(params)} == {SingleDeviceSharding}
   local = {"a": np.arange(6).reshape(2, 3)}

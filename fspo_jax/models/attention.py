@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fspo_jax import sharding
 from fspo_jax.models import soft_caps
 
 
@@ -89,8 +90,11 @@ def tree_attention(
     mask = (j[None, None, :] <= i[None, :, None]) & (i[None, :, None] < end_before[:, None, :])
     if window is not None:
       mask &= at[:, :, None] - at_before[:, None, :] < window
+    # Each device has some of every block of queries: all have as much to do.
+    q_block = sharding.split_tokens(q_block)
     return _softmax_attention(q_block, k_before, v_before, mask, scale, softcap)
 
+  k, v = sharding.gather_tokens(k), sharding.gather_tokens(v)
   blocks = []
   for start in range(0, length, block):
     stop = min(start + block, length)

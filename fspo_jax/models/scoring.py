@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
+from fspo_jax import sharding
 from fspo_jax.models import soft_caps, transformer
 
 
@@ -225,7 +226,8 @@ def _scored_hidden(
     batch.subtree_end,
     offset=offset,
   )
-  return jnp.take_along_axis(hidden, batch.source[..., None], axis=1)
+  hidden = sharding.gather_tokens(hidden)
+  return sharding.split_tokens(jnp.take_along_axis(hidden, batch.source[..., None], axis=1))
 
 
 def _scores(

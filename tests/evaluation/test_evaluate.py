@@ -73,7 +73,7 @@ class TestPairScores:
     rows = tiny.rows(Layout(query_shots=(0, 1)), shots=1)
     scores = preference_accuracy.score_pairs(
       model, tiny.params(model), rows, 3,
-      rows_per_batch=2, mesh=sharding.make_mesh(1, 1, 1), vocab_chunk=512, label="test",
+      rows_per_batch=2, mesh=sharding.make_mesh(1), vocab_chunk=512, label="test",
     )  # fmt: skip
     assert sorted(zip(scores.episode.tolist(), scores.shots.tolist(), strict=True)) == [
       (episode, k) for episode in range(3) for k in (0, 1)
@@ -152,7 +152,7 @@ class TestMargins:
   def test_what_is_given_without_shots_is_scored_without_them(self):
     model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, layers=1, attention_block=512)
     params = tiny.params(model)
-    models = Models(model, params, params, tiny.formatter(), sharding.make_mesh(1, 1, 1), 512)
+    models = Models(model, params, params, tiny.formatter(), sharding.make_mesh(1), 512)
     source = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
     episodes = [source(i) for i in range(3)]
     scorer = Scorer(models, shots=SHOTS, rows=2, max_row_tokens=1024, name="test")

@@ -34,7 +34,7 @@ def load(folder, mesh=None, **how):
   """The decoder and parameters of a folder."""
   config = huggingface.load_config(folder, attention_block=16, **how)
   model = transformer.Transformer(config)
-  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1]) if mesh is None else mesh
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1]) if mesh is None else mesh
   return model, huggingface.load_params(folder, config, step.abstract_params(model, mesh))
 
 

@@ -55,7 +55,7 @@ def write(folder, shape):
   how = {"dtype": "bfloat16", "param_dtype": "bfloat16", "attention_block": 16, "remat": "none"}
   config = read_config.read(keys, "config.json", **how)
   model = transformer.Transformer(config)
-  abstract = step.abstract_params(model, sharding.make_mesh(1, 1, 1, jax.devices()[:1]))
+  abstract = step.abstract_params(model, sharding.make_mesh(1, devices=jax.devices()[:1]))
   noise = np.random.default_rng(0).standard_normal(100_003).astype(jnp.bfloat16)
   of_tensor, shard = {}, {}
 
@@ -86,7 +86,7 @@ def read(folder, dtype):
   load(FIXTURES / "llama3_2")  # what compiling takes, any model takes
   config = huggingface.load_config(folder, dtype=dtype, param_dtype=dtype)
   abstract = step.abstract_params(
-    transformer.Transformer(config), sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    transformer.Transformer(config), sharding.make_mesh(1, devices=jax.devices()[:1])
   )
   before = _status("VmRSS")
   params = huggingface.load_params(folder, config, abstract)

@@ -41,7 +41,7 @@ def _rows(row):
 
 
 def _mesh():
-  return sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  return sharding.make_mesh(1, devices=jax.devices()[:1])
 
 
 def _update(mesh, rule, *, accumulate=1, config=CONFIG):

@@ -62,7 +62,7 @@ class _Rows:
 
 
 def _stage(directory, *, objective=tiny.OBJECTIVE, **rows):
-  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   rule = optimizer.make_optimizer(OPTIMIZER, STEPS)
   return loop.Stage(
     name="preference",

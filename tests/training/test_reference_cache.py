@@ -58,7 +58,7 @@ def _fill(directory, rows=ROWS, *, facts=FACTS, count=COUNT, batch=2, params=Non
     count=count,
     model=MODEL,
     params=tiny.params(MODEL) if params is None else params,
-    mesh=sharding.make_mesh(1, 1, 1, jax.devices()[:1]) if mesh is None else mesh,
+    mesh=sharding.make_mesh(1, devices=jax.devices()[:1]) if mesh is None else mesh,
     vocab_chunk=512,
     rows_per_batch=batch,
     threads=0,
@@ -116,7 +116,7 @@ def test_rows_bring_what_the_reference_says_of_them(full):
 
 def _losses(rows, frozen, name, accumulate):
   """The metrics of four steps from the reference's parameters."""
-  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   objective = dataclasses.replace(tiny.OBJECTIVE, name=name)
   rule = optax.sgd(3e-3)
   update = step.make_step(MODEL, objective, rule, mesh, vocab_chunk=512, accumulate=accumulate)

@@ -23,7 +23,8 @@ from fspo_jax.training import step as step_lib
 from tests import tiny
 
 ROWS, STEPS = 8, 3
-MESHES = ((1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2))
+# Devices along data, fsdp, tensor, context and dcn_data.
+MESHES = ((1, 1, 1, 1, 1), (2, 2, 2, 1, 1), (1, 2, 2, 2, 1), (2, 1, 1, 2, 2))
 OPTIMIZER = optimizer_lib.OptimizerConfig(
   name="muon",
   learning_rate=4e-3,
@@ -275,7 +276,7 @@ def _run(mesh, rule, accumulate, batches):
 
 
 def test_accumulated_gradients_are_the_whole_batchs():
-  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   reference, _, whole, (metrics,) = _run(mesh, optax.sgd(1e-3), 1, [_batch(4)])
   _, _, parts, (part_metrics,) = _run(mesh, optax.sgd(1e-3), 4, [_batch(4)])
   assert int(whole.step) == int(parts.step) == 1
@@ -295,7 +296,7 @@ def test_accumulated_gradients_are_the_whole_batchs():
 
 def test_ktos_accumulated_gradients_are_the_whole_batchs():
   model, batch = _model(), _batch(4)
-  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   objective = dataclasses.replace(
     tiny.OBJECTIVE, name="kto", preference_weight=1.0, chosen_weight=0.0, description_weight=0.0
   )
@@ -325,7 +326,7 @@ def test_simpo_needs_no_reference():
   assert tiny.OBJECTIVE.needs_reference and not _simpo().needs_reference
   assert not _simpo(preference_weight=0.0).needs_pairs
   model, batch = _model(), _batch(1)
-  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   objective = _simpo(preference_weight=1.0, chosen_weight=0.0, description_weight=0.0)
   state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-3), mesh)
   step = step_lib.make_step(model, objective, optax.sgd(1e-3), mesh, vocab_chunk=512, accumulate=1)
@@ -342,7 +343,7 @@ def test_without_a_preference_term_no_reference_is_needed():
   objective = dataclasses.replace(tiny.OBJECTIVE, preference_weight=0.0)
   assert tiny.OBJECTIVE.needs_reference and not objective.needs_reference
   model = tiny.model()
-  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   batch = batching.stack([tiny.small_row()])
   state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-4), mesh)
   step = step_lib.make_step(model, objective, optax.sgd(1e-4), mesh, vocab_chunk=64, accumulate=1)
@@ -375,7 +376,7 @@ def test_impossible_objectives_are_refused(changes, message):
 
 def test_abstract_parameters_are_what_is_made():
   model = tiny.model(tied=False)
-  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   made = tiny.flat(step_lib.init_params(model, mesh, seed=0))
   abstract = tiny.flat(step_lib.abstract_params(model, mesh))
   describe = lambda leaves: {  # noqa: E731
@@ -505,7 +506,7 @@ def test_parameters_and_optimizer_state_are_really_split(eight_devices, shape):
   for name, (whole, shard, devices) in params.items():
     (kind,) = [k for k in SPLIT if f"['{k}']" in name]
     expected = list(whole)
-    for dimension, parts in zip(SPLIT[kind], shape[1:], strict=True):
+    for dimension, parts in zip(SPLIT[kind], shape[1:3], strict=True):
       if dimension is not None:
         expected[dimension] //= parts
     assert (shard, devices) == (expected, 8), name

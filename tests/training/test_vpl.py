@@ -32,7 +32,7 @@ DPO = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def mesh():
-  return sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  return sharding.make_mesh(1, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
