@@ -7,13 +7,20 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 import hashlib
+import logging
 import pathlib
+import threading
 from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
+
+from fspo_jax import processes, seals
+
+_LOG = logging.getLogger(__name__)
+_POLL_SECONDS = 0.05
 
 
 class Restored(NamedTuple):
@@ -29,7 +36,8 @@ class Checkpoints:
   """The checkpoints of one stage: `directory/<step>/{params, opt_state, metadata}`.
 
   Params lie apart from the optimizer, so that whoever evaluates reads them alone; `metadata` holds
-  the config, the tokenizer and the step, which is all the state that the data has.
+  the config, the tokenizer and the step, which is all the state that the data has. Each is sealed
+  (see `seals`): one whose files are not what was written is passed over, and said to be.
   """
 
   def __init__(self, directory: str | pathlib.Path, *, keep: int = 2) -> None:
@@ -39,16 +47,48 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
       item_names=("params", "opt_state", "metadata"),
     )
+    self._broken: dict[int, str | None] = {}  # what is wrong with the checkpoint of a step
+    self._sealing: threading.Thread | None = None
+    self._closing = threading.Event()
 
   def __enter__(self) -> Checkpoints:
     return self
 
   def __exit__(self, *unused: object) -> None:
     self._manager.close()  # waits for saves under way
+    self._closing.set()
+    self._wait_for_seal()
 
   def latest_step(self) -> int | None:
-    """The last finished checkpoint's step; a save cut short does not count."""
-    return self._manager.latest_step()
+    """The step of the last checkpoint that is whole; a save cut short does not count."""
+    found = -1
+    if processes.first():
+      sound = (step for step in self._steps() if self._problem(step) is None)
+      found = next(sound, -1)
+    found = processes.agreed(found)
+    return None if found < 0 else found
+
+  def set_broken_aside(self) -> None:
+    """Renames checkpoints that are not what was written, so that their steps can be saved again."""
+    if processes.first():
+      for step in self._steps():
+        if self._problem(step) is not None:
+          (self.directory / str(step)).rename(self.directory / f"{step}.broken")
+    processes.wait_for_all(f"{self.directory}: broken checkpoints are set aside")
+    self._manager.reload()
+
+  def _steps(self) -> list[int]:
+    """Of all checkpoints, the newest first."""
+    return sorted(self._manager.all_steps(), reverse=True)
+
+  def _problem(self, step: int) -> str | None:
+    if step not in self._broken:
+      # Who hands a model on leaves the optimizer out.
+      why = seals.problem(self.directory, step, optional="opt_state")
+      self._broken[step] = why
+      if why is not None:
+        _LOG.warning("checkpoint %s is broken, and not used: %s", self.directory / str(step), why)
+    return self._broken[step]
 
   def save(
     self,
@@ -73,11 +113,29 @@ class Checkpoints:
     items = {"params": ocp.args.StandardSave(params), "metadata": ocp.args.JsonSave(metadata)}
     if opt_state is not None:
       items["opt_state"] = ocp.args.StandardSave(opt_state)
+    self._wait_for_seal()
     self._manager.save(step, args=ocp.args.Composite(**items))
+    self._broken[step] = None
+    if processes.first():
+      self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
+      self._sealing.start()
+
+  def _seal(self, step: int) -> None:
+    """Waits in the background until a checkpoint is there, and seals it."""
+    while not (self.directory / str(step)).is_dir():  # it gets this name when it is finished
+      if self._closing.wait(_POLL_SECONDS) and not (self.directory / str(step)).is_dir():
+        return
+    seals.write(self.directory, step)
+
+  def _wait_for_seal(self) -> None:
+    if self._sealing is not None:
+      self._sealing.join()
+      self._sealing = None
 
   def wait(self) -> None:
     """Waits until what was saved is on disk."""
     self._manager.wait_until_finished()
+    self._wait_for_seal()
 
   def restore(self, abstract_params: Any, abstract_opt_state: Any) -> Restored:
     """Restores the latest checkpoint onto the shardings of the abstract trees.

@@ -14,13 +14,15 @@ from __future__ import annotations
 import importlib
 import logging
 import pathlib
+import signal
 import sys
 
 from absl import app, flags
 from absl import logging as absl_logging
+import jax
 from ml_collections import config_flags
 
-from fspo_jax import checks, data, recipe
+from fspo_jax import checks, data, preemption, processes, recipe
 from fspo_jax.episodes.batching import RowOverflowError
 from fspo_jax.synthesis import pipeline
 from fspo_jax.synthesis.jobs import parse_shard
@@ -28,6 +30,8 @@ from fspo_jax.training.adapters import AdaptersError
 from fspo_jax.training.loop import TrainingError
 from fspo_jax.training.reference_cache import ReferenceCacheError
 from fspo_jax.workdir import Workdir, WorkdirError, fingerprint
+
+_LOG = logging.getLogger("fspo_jax")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -38,6 +42,12 @@ _SHARD = flags.DEFINE_string(
   None,
   "I/N: only make part I (from 0) of N of the synthetic set. Run again without it, "
   "when all parts are made, to merge them and go on.",
+)
+_DISTRIBUTED = flags.DEFINE_string(
+  "distributed",
+  "none",
+  "Of a run of several processes: 'auto' where the machine knows about them (Cloud TPU, GKE, "
+  "Slurm), or 'HOST:PORT,INDEX,COUNT': the address of the first, which one this is, how many.",
 )
 _BEAM = flags.DEFINE_multi_string(
   "beam",
@@ -55,7 +65,7 @@ def _set_up_logging() -> None:
   handler = logging.StreamHandler(sys.stderr)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
   ours.addHandler(handler)
-  ours.setLevel(logging.INFO)
+  ours.setLevel(logging.INFO if processes.first() else logging.WARNING)
   ours.propagate = False
 
 
@@ -70,19 +80,30 @@ def _synthesize(factory: pipeline.Factory, workdir: Workdir) -> pathlib.Path:
   return made
 
 
+def _hosts() -> str:
+  names = processes.names()
+  return ", ".join(f"{i}: {name}" for i, name in enumerate(names))
+
+
 def main(argv: list[str]) -> int:
   """Checks everything, then runs. What cannot be done is said in one line, before any compute."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
-  _set_up_logging()
   config, factory, plan = _CONFIG.value, None, None
   try:
+    processes.initialize(_DISTRIBUTED.value)
+    _set_up_logging()
     checks.check(config)
     shard = None if _SHARD.value is None else parse_shard(_SHARD.value)
     if shard and _BEAM.value:
       raise ValueError("--shard and --beam: found both, expected one way to split the work")
     if _BEAM.value:
       importlib.import_module("fspo_jax.synthesis.beam")  # Whether the extra is there is said now.
+    if processes.several() and ({"synthesis"} & {*config.stages} or config.on_policy.use):
+      raise ValueError(
+        "--distributed: found a stage 'synthesis', or on_policy.use=True, which one process does; "
+        "expected a set that is made before (--shard splits that), and descriptions by the data"
+      )
     if "synthesis" in config.stages:
       factory = data.make_factory(config)
     else:
@@ -94,7 +115,19 @@ def main(argv: list[str]) -> int:
     fingerprints = {"data_sha256": fingerprint(config.data.path)}
     if config.synthesis.topics:
       fingerprints["topics_sha256"] = fingerprint(config.synthesis.topics)
-    workdir = Workdir(_WORKDIR.value, recipe.as_json(config) | fingerprints, recipe.FREE_KEYS)
+    hosts = _hosts()  # asked for while all are there
+    if processes.several():
+      _LOG.info("processes and their hosts: %s", hosts)
+    else:
+      # Ends what is under way as Ctrl-C does; of several, all are to hear of it, which JAX sees to.
+      signal.signal(signal.SIGTERM, preemption.end)
+    with processes.first_alone("the run's directory"):
+      workdir = Workdir(
+        _WORKDIR.value,
+        recipe.as_json(config) | fingerprints,
+        recipe.FREE_KEYS,
+        writes=processes.first(),
+      )
   except (ValueError, OSError, ImportError, WorkdirError) as error:
     print(f"fspo_jax: cannot start: {error}", file=sys.stderr)
     return 2
@@ -127,7 +160,20 @@ def main(argv: list[str]) -> int:
   except KeyboardInterrupt:
     print(f"fspo_jax: interrupted; the same command goes on in {workdir.path}", file=sys.stderr)
     return 130
-  if "evaluate" not in config.stages:
+  except preemption.Preempted as end:
+    print(
+      f"fspo_jax: told to end (SIGTERM). {end} The same command goes on in {workdir.path}",
+      file=sys.stderr,
+    )
+    return 143
+  except jax.errors.JaxRuntimeError as error:
+    if not processes.several():
+      raise
+    processes.end(
+      f"fspo_jax: stopped, for a process failed or cannot be reached: {error}\n"
+      f"fspo_jax: processes and their hosts: {hosts}. The same command goes on in {workdir.path}"
+    )
+  if "evaluate" not in config.stages or not processes.first():
     return 0
   print(f"results: {workdir.path / 'results.json'}")
   print(f"report:  {workdir.path / 'report' / 'report.md'}")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import checkpoints, checks, export, outcome, presets
+from fspo_jax import checkpoints, checks, export, outcome, presets, processes
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
 from fspo_jax import reference as reference_lib
@@ -135,9 +135,11 @@ class Recipe:
     for name, stage in stages.items():
       if name not in self.config.stages:
         continue
+      processes.wait_for_all(f"stage {name}")  # all of them find the same stages finished
       if self.workdir.finished(name):
         _LOG.info("stage %s: already finished", name)
         continue
+      processes.wait_for_all(f"stage {name} begins")
       _LOG.info("stage %s: starting", name)
       with self.workdir.running(name):
         stage()
@@ -151,13 +153,14 @@ class Recipe:
       config_lib.formatter(self.config, found)  # refuses now what would not fit later
       self.workdir.write("tokenizer.model", found.model)
       return
-    trained = tokenizers.train(
-      self.plan.data.source.corpus(self.plan.seed("corpus"), keys.corpus_lines),
-      vocab_size=keys.vocab_size,
-      model_type=keys.model_type,
-      split_by_whitespace=keys.split_by_whitespace,
-    )
-    self.workdir.write("tokenizer.model", trained.model)
+    if processes.first():
+      trained = tokenizers.train(
+        self.plan.data.source.corpus(self.plan.seed("corpus"), keys.corpus_lines),
+        vocab_size=keys.vocab_size,
+        model_type=keys.model_type,
+        split_by_whitespace=keys.split_by_whitespace,
+      )
+      self.workdir.write("tokenizer.model", trained.model)
 
   def base(self) -> None:
     """Gets the pretrained base: the published one, a folder's, or one that is pretrained here."""
@@ -256,8 +259,15 @@ class Recipe:
       loop.train(stage, params, None)
 
   def evaluate(self) -> None:
-    """Evaluates on every split; writes the results and the report."""
+    """Evaluates on every split; writes the results and the report. Of several processes, the first.
+
+    It evaluates on its own devices; the others have only handed over their part of the parameters.
+    """
     plan, models = self.plan, self.models()
+    if processes.several():
+      models = contenders.on_own_devices(models)
+    if not processes.first():
+      return
     found, others = {}, rows_lib.others(self.config, models, plan.seed("evaluation"))
     for name, episodes in plan.evaluation.items():
       _LOG.info("evaluating on %s users", name)
@@ -278,7 +288,7 @@ class Recipe:
       config=self.config,
       data=plan.data,
       settings=plan.settings,
-      mesh=plan.mesh,
+      mesh=models.mesh,
     )
 
   def models(self) -> contenders.Models:

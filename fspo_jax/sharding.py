@@ -83,9 +83,7 @@ def _arranged(devices: Sequence[jax.Device], sizes: list[int]) -> np.ndarray:
   if slices == 1:
     return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
   within, over = [1, *sizes[1:]], [sizes[0], *[1] * (len(sizes) - 1)]
-  return mesh_utils.create_hybrid_device_mesh(
-    within, over, devices, allow_split_physical_axes=True
-  )
+  return mesh_utils.create_hybrid_device_mesh(within, over, devices, allow_split_physical_axes=True)
 
 
 def one_device() -> Mesh:

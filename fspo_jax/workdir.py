@@ -60,7 +60,12 @@ class Workdir:
   """
 
   def __init__(
-    self, path: str | pathlib.Path, config: dict[str, Any], free: Sequence[str] = ()
+    self,
+    path: str | pathlib.Path,
+    config: dict[str, Any],
+    free: Sequence[str] = (),
+    *,
+    writes: bool = True,
   ) -> None:
     """Opens or makes the directory.
 
@@ -68,13 +73,17 @@ class Workdir:
       path: of the directory.
       config: the run's config, as JSON has it.
       free: keys, or what they begin with, in which a run may differ from the one it goes on with.
+      writes: whether this process writes the run's files; of several, the first one does.
 
     Raises:
       WorkdirError: it cannot be written to, is not a run's, or is another config's.
     """
     self.path = pathlib.Path(path).absolute()
+    self._writes = writes
     self._since: dict[str, float] = {}  # running stage -> monotonic time it would have started at
     self._check_whose(config, tuple(free))
+    if not writes:
+      return
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=self.path):
@@ -132,11 +141,12 @@ class Workdir:
     try:
       yield
     except BaseException:
-      write_atomic(partial, json.dumps({"seconds": self.seconds()[stage]}).encode())
+      self._write(partial, json.dumps({"seconds": self.seconds()[stage]}).encode())
       raise
-    write_atomic(self._marker(stage), json.dumps({"seconds": self.seconds()[stage]}).encode())
+    self._write(self._marker(stage), json.dumps({"seconds": self.seconds()[stage]}).encode())
     del self._since[stage]
-    partial.unlink(missing_ok=True)
+    if self._writes:
+      partial.unlink(missing_ok=True)
 
   def seconds(self) -> dict[str, float]:
     """Seconds of every finished stage, and of the running one so far."""
@@ -149,4 +159,8 @@ class Workdir:
 
   def write(self, name: str, data: bytes) -> None:
     """Writes a file of the run, whole or not at all."""
-    write_atomic(self.path / name, data)
+    self._write(self.path / name, data)
+
+  def _write(self, path: pathlib.Path, data: bytes) -> None:
+    if self._writes:
+      write_atomic(path, data)

@@ -54,6 +54,41 @@ def directory(tmp_path_factory):
   return path
 
 
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_a_checkpoint_that_is_not_what_was_written_is_passed_over(
+  directory, tmp_path, harm, caplog
+):
+  """Whichever of its files it is; and the step can be saved again."""
+  names = [p.relative_to(directory) for p in (directory / "4").rglob("*") if p.is_file()]
+  assert len(names) > 5
+  for i, name in enumerate(sorted(names)):
+    copy = tmp_path / str(i)
+    shutil.copytree(directory, copy)
+    content = bytearray((copy / name).read_bytes())
+    if harm == "remove":
+      (copy / name).unlink()
+    elif harm == "cut":
+      (copy / name).write_bytes(content[:-1])
+    else:
+      content[len(content) // 2] ^= 1
+      (copy / name).write_bytes(content)
+    caplog.clear()
+    with checkpoints.Checkpoints(copy) as saved:
+      assert saved.latest_step() == 2, name
+      assert name.relative_to("4").as_posix() in caplog.text
+  params, opt_state = _state(2)
+  with checkpoints.Checkpoints(copy) as saved:
+    found = saved.restore(*map(checkpoints.abstract_like, (params, opt_state)))
+    assert found.step == 2
+    _assert_same(found.params, params)
+    saved.set_broken_aside()
+    _save(saved, 4, *_state(4))
+    assert saved.latest_step() == 4
+  assert (copy / "4.broken").is_dir()
+  with checkpoints.Checkpoints(copy) as saved:
+    assert saved.latest_step() == 4
+
+
 def test_everything_comes_back_bit_for_bit(directory):
   params, opt_state = _state(4)
   with checkpoints.Checkpoints(directory) as saved:

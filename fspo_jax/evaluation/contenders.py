@@ -9,9 +9,11 @@ import dataclasses
 from typing import Protocol
 
 import jax
+from jax.experimental import multihost_utils
 from jaxtyping import Float
 import numpy as np
 
+from fspo_jax import sharding
 from fspo_jax.episodes import batching
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Context, Formatter, Layout
@@ -58,6 +60,21 @@ class Models:
   def writer(self, *, trained: bool) -> Writer:
     """The policy at work, or the base."""
     return Writer(self.model, self.policy if trained else self.base, self.formatter)
+
+
+def on_own_devices(models: Models) -> Models:
+  """The same models on the first device of this process, wherever their parameters were."""
+  mesh = sharding.one_device()
+
+  def bring(params: dict) -> dict:
+    # All processes take part, and all have all of it then.
+    return jax.device_put(
+      multihost_utils.process_allgather(params, tiled=True), sharding.replicated(mesh)
+    )
+
+  base = bring(models.base)
+  policy = base if models.policy is models.base else bring(models.policy)
+  return dataclasses.replace(models, base=base, policy=policy, mesh=mesh)
 
 
 class Scorer:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from fspo_jax import checkpoints as checkpoints_lib
-from fspo_jax import losses, sharding
+from fspo_jax import losses, preemption, sharding
 from fspo_jax.episodes import batching
 from fspo_jax.training import metrics as metrics_lib
 from fspo_jax.training import step as step_lib
@@ -136,7 +136,7 @@ class _Reader:
   def __init__(
     self,
     stage: Stage,
-    writer: metrics_lib.MetricWriter,
+    writer: metrics_lib.Writer,
     saved: checkpoints_lib.Checkpoints,
   ) -> None:
     self._stage, self._writer, self._saved = stage, writer, saved
@@ -183,23 +183,25 @@ def train(stage: Stage, initial_params: Any, frozen: Any | None) -> Any:
   Raises:
     TrainingError: something is not a number, the policy does not start at the reference, or the
       checkpoints are of other adapters, or of adapters of another base.
+    Preempted: told to end (SIGTERM); the last step that was done is saved.
   """
   loop = stage.loop
   with checkpoints_lib.Checkpoints(stage.checkpoint_directory, keep=loop.keep_checkpoints) as saved:
     state = step_lib.init_state(initial_params, stage.optimizer, stage.mesh)
-    start = 0
+    start, dropped = 0, 0.0
+    saved.set_broken_aside()
     if saved.latest_step() is not None:
       _check_adapters(stage, saved.metadata().get("adapters"))
       abstract = checkpoints_lib.abstract_like(state)
       for leaf in jax.tree.leaves(state):
         leaf.delete()  # makes room for what takes its place, whoever still holds it
       got = saved.restore(abstract.params, abstract.opt_state)
-      start = got.step
+      start, dropped = got.step, got.metadata.get("dropped_shots", 0.0)
       step = jax.device_put(jnp.int32(start), abstract.step.sharding)
       state = step_lib.TrainState(step, got.params, got.opt_state)
       _LOG.info("%s: resuming after step %d", stage.name, start)
     if start < loop.steps:
-      state = _run(stage, state, frozen, saved, start)
+      state = _run(stage, state, frozen, saved, start, dropped)
     return state.params
 
 
@@ -217,7 +219,9 @@ def _run(
   frozen: Any | None,
   saved: checkpoints_lib.Checkpoints,
   start: int,
+  dropped: float,
 ) -> step_lib.TrainState:
+  """Steps `start + 1 .. loop.steps`; `dropped` shots are of steps before, after the last row."""
   loop, mesh = stage.loop, stage.mesh
   data = batching.batches(
     stage.rows,
@@ -228,12 +232,11 @@ def _run(
     process_count=jax.process_count(),
     threads=loop.data_threads,
   )
-  writer = metrics_lib.MetricWriter(stage.directory / "metrics", stage.name, start)
+  writer = metrics_lib.writer(stage.directory / "metrics", stage.name, start)
   reader = _Reader(stage, writer, saved)
   try:
-    with metrics_lib.progress_bar() as bar:
+    with metrics_lib.progress_bar() as bar, preemption.watch() as watch:
       task = bar.add_task(stage.name, total=loop.steps, completed=start, note="")
-      dropped = 0.0
       for step, batch in enumerate(data, start=start + 1):
         state, metrics = stage.step(state, frozen, sharding.to_global(mesh, batch))
         dropped += float(batch.dropped_shots.sum())
@@ -247,11 +250,16 @@ def _run(
         )
         dropped = 0.0 if loop.logs(step) else dropped
         bar.update(task, completed=step, note=_note(values))
-        if step % loop.checkpoint_every == 0 or step == loop.steps:
+        told = watch.after(step)
+        if step % loop.checkpoint_every == 0 or step == loop.steps or told:
           reader.flush()  # nothing that is not a number is ever saved
-          facts = None if stage.adapters is None else {"adapters": stage.adapters}
+          facts = {} if stage.adapters is None else {"adapters": stage.adapters}
+          facts |= {"dropped_shots": dropped} if dropped else {}
           saved.save(step, state.params, state.opt_state, stage.config, stage.tokenizer, facts)
           _LOG.info("%s: step %d of %d  %s", stage.name, step, loop.steps, _note(values))
+        if told:
+          saved.wait()
+          raise preemption.Preempted(f"{stage.name}: step {step} of {loop.steps} is saved")
       reader.flush()
   finally:
     writer.close()

@@ -9,10 +9,12 @@ import math
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 from rich import progress
 import tensorboardX
+
+from fspo_jax import processes
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -25,6 +27,31 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
       except json.JSONDecodeError:
         break
   return rows
+
+
+class Writer(Protocol):
+  """Where a stage's metrics go."""
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes the values of one step."""
+
+  def close(self) -> None:
+    """Nothing more will be written."""
+
+
+class NoWriter:
+  """Writes nothing: of a process that is not the first."""
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Does nothing."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
+def writer(directory: pathlib.Path, stage: str, resume_step: int) -> Writer:
+  """The writer of this process."""
+  return MetricWriter(directory, stage, resume_step) if processes.first() else NoWriter()
 
 
 class MetricWriter:
@@ -62,7 +89,7 @@ class MetricWriter:
 
 
 def progress_bar() -> progress.Progress:
-  """A progress bar with the time left; says nothing when the output is not a terminal."""
+  """A progress bar with the time left; says nothing when there is no terminal, or others do."""
   return progress.Progress(
     progress.TextColumn("{task.description}"),
     progress.BarColumn(),
@@ -70,6 +97,6 @@ def progress_bar() -> progress.Progress:
     progress.TimeElapsedColumn(),
     progress.TimeRemainingColumn(),
     progress.TextColumn("{task.fields[note]}"),
-    disable=not sys.stdout.isatty(),
+    disable=not sys.stdout.isatty() or not processes.first(),
     transient=False,
   )

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fspo_jax import checkpoints, sharding
+from fspo_jax import checkpoints, preemption, sharding
 from fspo_jax.episodes.templates import Layout
 from fspo_jax.training import loop, metrics, optimizer, step
 from tests import tiny
@@ -39,7 +39,7 @@ MODEL = tiny.model(vocab_size=tiny.tokenizer().vocab_size, attention_block=256)
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-  """Rows of which one is bad: its weight is not a number, or making it raises, or never ends."""
+  """Rows of which one is bad: not a number, raises, never ends, or is when SIGTERM comes."""
 
   rows: object = dataclasses.field(
     default_factory=lambda: tiny.rows(
@@ -49,12 +49,15 @@ class _Rows:
   poisoned: int | None = None
   raises: int | None = None
   stalls: int | None = None
+  told: int | None = None
 
   def __call__(self, row):
     if row == self.stalls:
       time.sleep(600)
     if row == self.raises:
       raise RuntimeError(f"row {row} cannot be made")
+    if row == self.told:
+      os.kill(os.getpid(), signal.SIGTERM)
     made = self.rows(row)
     if row == self.poisoned:
       made = made._replace(pair_weight=np.full_like(made.pair_weight, np.nan))
@@ -170,6 +173,19 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(uninterrupted, tmp_path):
     file.write('{"step": 7, "los')  # as a kill leaves it
   _assert_same(_train(_stage(tmp_path)), params)
   assert _files(stage) == _files(expected)
+
+
+def test_a_run_told_to_end_loses_and_repeats_no_step(uninterrupted, tmp_path):
+  """SIGTERM while the rows of a step are made: that step is done, saved, and the last."""
+  expected, params = uninterrupted
+  for row in (0, 7, 9, 14):
+    stage = _stage(tmp_path, told=row)
+    stage = dataclasses.replace(stage, loop=dataclasses.replace(stage.loop, data_threads=0))
+    with pytest.raises(preemption.Preempted, match=f"step {row // 2 + 1} of {STEPS} is saved"):
+      _train(stage)
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  _assert_same(_train(_stage(tmp_path)), params)
+  assert _files(stage)[0] == _files(expected)[0]
 
 
 def main(directory):
