@@ -16,6 +16,7 @@ import logging
 import pathlib
 import signal
 import sys
+import traceback
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -169,10 +170,12 @@ def main(argv: list[str]) -> int:
   except jax.errors.JaxRuntimeError as error:
     if not processes.several():
       raise
-    processes.end(
+    print(
       f"fspo_jax: stopped, for a process failed or cannot be reached: {error}\n"
-      f"fspo_jax: processes and their hosts: {hosts}. The same command goes on in {workdir.path}"
+      f"fspo_jax: processes and their hosts: {hosts}. The same command goes on in {workdir.path}",
+      file=sys.stderr,
     )
+    return 1
   if "evaluate" not in config.stages or not processes.first():
     return 0
   print(f"results: {workdir.path / 'results.json'}")
@@ -180,10 +183,24 @@ def main(argv: list[str]) -> int:
   return 0
 
 
+def _main_of_several(argv: list[str]) -> int:
+  """`main`; a process that fails ends at once, and does not wait for the others."""
+  try:
+    status = main(argv)
+  except BaseException:
+    if not processes.several():
+      raise
+    traceback.print_exc()
+    status = 1
+  if status and processes.several():
+    processes.end(status)
+  return status
+
+
 def run() -> None:
   """Parses the flags and runs `main`, whose value is the exit status."""
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(_main_of_several)
 
 
 if __name__ == "__main__":

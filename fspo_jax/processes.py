@@ -89,10 +89,11 @@ def agreed(value: int) -> int:
   return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
 
 
-def end(message: str) -> NoReturn:
-  """Says why, and ends this process at once: the others would not come to end together."""
-  print(message, file=sys.stderr, flush=True)
-  os._exit(1)
+def end(status: int) -> NoReturn:
+  """Ends this process at once: after a failure, the others would not come to end together."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
 
 
 def names() -> list[str]:

@@ -143,7 +143,8 @@ class Recipe:
       _LOG.info("stage %s: starting", name)
       with self.workdir.running(name):
         stage()
-      _LOG.info("stage %s: finished in %.0f s", name, self.workdir.seconds()[name])
+      if processes.first():
+        _LOG.info("stage %s: finished in %.0f s", name, self.workdir.seconds()[name])
 
   def tokenizer(self) -> None:
     """Trains the tokenizer on the training text, or takes the one that there is."""
