@@ -67,7 +67,9 @@ class Template:
 
 # One token each with the tokenizers that `tokenizers.train` makes.
 MARKERS = Template(*tokenizers.MARKER_SYMBOLS)
-# The section headings of the paper's public code, for models that know Markdown.
+# The section headings of the paper's public code, for models that know Markdown. It also numbers
+# the shots (`# Example i`) and begins the query with `# Task` and an instruction: a question would
+# then be another text as a shot than as the query, and the trunk could not train every k at once.
 HEADINGS = Template(
   question="\n## Question\n",
   preferred="\n## Preferred Response\n",
