@@ -158,7 +158,7 @@ def _named(gradients):
 
 
 @pytest.mark.parametrize("every", [False, True], ids=["query", "every"])
-def test_the_paths_of_a_tree_are_the_sequences_of_the_paper(opened, every):
+def test_the_paths_of_a_tree_are_the_plain_sequences(opened, every):
   for user, built in zip(plain.USERS, _trees(opened.formatter, every), strict=True):
     asked = plain.asked_pairs(user, every)
     by_shots = {pair.shots: pair for pair in built.pairs}

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A step of FSPO as the paper takes it, in torch: two plain sequences a pair, each with all shots.
 
-Nothing here is from `fspo_jax`: the template is written out, the losses are the papers' formulas,
+Nothing here is from `fspo_jax`: the headings are written out, the losses are the papers' formulas,
 gradients have the names and shapes of the checkpoint. Torch is imported where it is used.
 """
 
@@ -87,7 +87,11 @@ def asked_pairs(user, every):
 
 
 def sequence(tokenizer, shots, prompt, response):
-  """Ids of the paper's prompt with its shots, and those of the response that ends it."""
+  """Ids of a prompt with its shots, and those of the response that ends it.
+
+  The section headings of the paper's code, written out; its lines `# Example i` and `# Task`, with
+  the sentence that follows, are in no template here.
+  """
 
   def text(*parts):
     return [i for part in parts for i in tokenizer.encode(part)]
