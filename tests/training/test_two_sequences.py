@@ -72,7 +72,7 @@ def opened(request, tmp_path_factory):
 
 
 def _mesh():
-  return sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  return sharding.make_mesh(1, devices=jax.devices()[:1])
 
 
 def _trees(formatter, every):
