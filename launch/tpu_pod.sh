@@ -37,7 +37,8 @@
 #   --dry_run                 prints the commands of a first call, and does nothing
 #
 # Every command can be called again; what is done, is not done twice. The slice is billed from
-# ACTIVE until it is deleted, whatever runs on it. FSPO_POLL_SECONDS: see launch/cloud.sh.
+# ACTIVE until it is deleted, whatever runs on it. Where a worker has failed and others have not
+# ended after FSPO_UNEVEN_POLLS (10) looks, `run` ends them. FSPO_POLL_SECONDS: see launch/cloud.sh.
 set -euo pipefail
 # shellcheck source=launch/cloud.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
@@ -47,7 +48,8 @@ set -euo pipefail
 # Exit codes of the training. 0: done. 2: refused before any compute, and would be again.
 # Anything else (a signal, a failed host, a crash): worth another try.
 REFUSED=2
-UNEVEN_POLLS=10 # so many looks at workers that outlive failed ones, before they are ended
+# So many looks at workers that outlive failed ones, before they are ended too.
+UNEVEN_POLLS=${FSPO_UNEVEN_POLLS:-10}
 WORKER="bash fspo_jax/launch/tpu_worker.sh"
 
 name="" zone="" project="" type="" runtime="" slices=1 tier="" wait_for="" account="" extra=tpu
@@ -249,7 +251,7 @@ watch() {
 finish() {
   local seconds=$((SECONDS - ${since:-$SECONDS})) hours
   hours=$(awk -v s="$seconds" -v c="$chips" 'BEGIN { printf "%.2f", s * c / 3600 }')
-  if [ "$1" -ne 0 ]; then
+  if [ "$1" -ne 0 ] && [ -n "${there:-}" ]; then
     on_workers all "$WORKER why" 2>/dev/null | head -n 100 >&2 || true
   fi
   if [ -n "$keep" ]; then say "--keep: $name is still there, and billed"; else delete; fi

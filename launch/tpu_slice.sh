@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 # The slice of launch/tpu_pod.sh: asked for, waited for, deleted. Sourced by it alone; the variables
 # are those of its options.
-# shellcheck disable=SC2154
+# shellcheck disable=SC2034,SC2154
 
 # Sets `type` as gcloud spells it, `runtime`, and `chips`, of all slices.
 check_type() {
@@ -125,7 +125,7 @@ create() {
       sleep "$POLL"
     done
   done
-  since=${since:-$SECONDS}
+  since=${since:-$SECONDS} there=yes
   say "$name is there: $chips chips, so $chips chip-hours are billed every hour until it is deleted"
 }
 
@@ -136,6 +136,7 @@ delete() {
       die "could not delete $name, for the reason above. It may still be billed."
   fi
   if [ -n "$DRY_RUN" ]; then return; fi
+  there=""
   for node in "${nodes[@]}"; do # None may outlive its request.
     if [ "$(node_state "$node")" != NONE ]; then
       tpus tpu-vm delete "$node" "${where[@]}" --quiet
