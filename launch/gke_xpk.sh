@@ -200,7 +200,7 @@ case $command in
       --filter="name=$cluster" --format="value(name)")" ]; then
       say "there is no $cluster; nothing of it is billed"
     else
-      xpk cluster delete "${where[@]}" --quiet
+      xpk cluster delete "${where[@]}" # It asks, where trainings run.
     fi
     ;;
 esac

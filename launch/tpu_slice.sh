@@ -30,7 +30,7 @@ ask() {
   local answer
   if answer=$(gcloud compute tpus "$@" "${where[@]}" 2>"$scratch/error"); then
     printf '%s\n' "${answer:-UNKNOWN}"
-  elif grep -qiE 'NOT_FOUND|not found|could not be found' "$scratch/error"; then
+  elif grep -qE 'NOT_FOUND|was not found' "$scratch/error"; then
     echo NONE
   else
     cat "$scratch/error" >&2

@@ -96,7 +96,7 @@ def test_delete_is_done_once(cloud):
   assert done.returncode == 0 and "there is no pods" in done.stdout
   cloud.write("cluster", "pods\n")
   assert cloud.run("gke_xpk.sh", "delete_cluster", *WHERE).returncode == 0
-  assert of(cloud, "xpk")[-1] == ["xpk", "cluster", "delete", *XPK, "--quiet"]
+  assert of(cloud, "xpk")[-1] == ["xpk", "cluster", "delete", *XPK]
 
 
 def test_cluster_and_image(cloud):
