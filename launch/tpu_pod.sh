@@ -28,7 +28,7 @@
 #   --create_flag=FLAG        one more flag of `gcloud ... queued-resources create`; repeatable
 #   --runtime=VERSION         the image (default: by type)
 #   --extra=EXTRA             of setup.py, to install on the workers (default: tpu)
-#   --env=KEY=VALUE           in the environment of the training; repeatable
+#   --env=KEY=VALUE           in the environment of the training, and in its log; repeatable
 #   --max_failures=N          `run` gives up after so many failures in a row (default: 3); what has
 #                             lasted FSPO_STEADY_SECONDS (1800) starts the count again
 #   --keep                    `run` leaves the slice there (and billed) at the end
@@ -284,6 +284,9 @@ run() {
       else
         watch
       fi
+    elif [ -n "$wait_for" ] && [ "$state" = FAILED ]; then
+      say "no slice within $wait_for" >&2
+      finish 1
     fi
     case $outcome in
       done) finish 0 ;;

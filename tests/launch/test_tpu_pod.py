@@ -137,6 +137,13 @@ def test_a_run_that_lasted_is_no_failure_in_a_row(cloud):
   assert cloud.count("create") == 1 and cloud.count("delete") == 1
 
 
+def test_training_that_is_lost_with_its_launcher_is_started_again(cloud):
+  cloud.train("kill -9 $PPID; exit 1", "exit 0")  # As by a reboot: nobody notes how it ended.
+  done = cloud.run("tpu_pod.sh", *RUN)
+  assert done.returncode == 0, done.stderr
+  assert cloud.attempts() == {"pod-w0": 2, "pod-w1": 2}
+
+
 def test_workers_that_outlive_a_failed_one_are_ended_and_all_start_again(cloud):
   cloud.train(f"case $name in *w0) exit 134 ;; esac; {fakes.UNTIL_TOLD}", "exit 0")
   done = cloud.run("tpu_pod.sh", *RUN)
@@ -277,6 +284,35 @@ def test_request_that_fails_is_given_up(cloud):
   assert done.returncode == 1
   assert "why it is so" in done.stderr and "the request is FAILED" in done.stderr
   assert kinds(cloud) == ["create", "delete", "create", "delete"]
+
+
+def test_no_slice_in_time_is_given_up(cloud):
+  cloud.write("plan", "WAITING_FOR_RESOURCES FAILED\n")
+  done = cloud.run("tpu_pod.sh", "run", *SLICE, "--wait=1h", *TRAINING)
+  assert done.returncode == 1 and "no slice within 1h" in done.stderr
+  assert kinds(cloud) == ["create", "delete"]
+
+
+def test_worker_without_a_python_that_is_new_enough_gets_one(cloud):
+  venv = cloud.folder / "venv"
+  old = """case "$*" in
+  *"uv python find"*) echo "$FAKE/bin/new-python" ;;
+  *-m*) ;;
+  *) echo 3.10.12 ;;
+esac"""
+  for name in ("python3.13", "python3.12", "python3.11", "python3"):
+    cloud.add(name, old)
+  new = f'case "$*" in *"-m venv"*) cp -r {venv}/. "$4" ;; *) echo 3.12.1 ;; esac'
+  cloud.add("new-python", f'mkdir -p "$HOME/fspo_venv"; {new}')
+  done = cloud.run("tpu_worker.sh", "install", "tpu")
+  assert done.returncode == 0, done.stderr
+  assert "getting one with uv" in done.stdout and "installing fspo_jax[tpu]" in done.stdout
+  assert cloud.count("python3", "pip", "install", "uv") == 1
+  assert cloud.count("python3", "uv", "python", "install", "3.12") == 1
+  assert (cloud.home / "fspo_venv" / "fspo-installed-tpu").exists()
+  before = len(cloud.calls)
+  assert cloud.run("tpu_worker.sh", "install", "tpu").returncode == 0
+  assert len(cloud.calls) == before
 
 
 def test_slice_of_another_type_is_refused(cloud):
