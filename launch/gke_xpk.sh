@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-# Trains on TPU slices in Google Kubernetes Engine, by xpk (https://github.com/AI-Hypercomputer/xpk).
+# Trains on TPU slices in GKE, by xpk (https://github.com/AI-Hypercomputer/xpk).
 #
 # Usage: bash launch/gke_xpk.sh COMMAND --cluster=NAME --project=PROJECT --zone=ZONE [OPTION ...] \
 #          [-- --config=experiments/X.py --workdir=gs://BUCKET/FOLDER [--config.KEY=VALUE ...]]
 #
 #   cluster         makes the cluster with its slices, or changes how many there are
 #   image           builds launch/Dockerfile from this tree, and pushes it
-#   start           starts the training (a JobSet), unless it is there; one that has ended is replaced
+#   start           starts the training (a JobSet), unless it runs; what has ended is started again
 #   status          of the training and its hosts (pods)
 #   logs            follows the log of host 0 of slice 0
 #   delete          ends the training, which saves first; the slices stay, and are billed

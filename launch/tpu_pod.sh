@@ -255,7 +255,7 @@ finish() {
     on_workers all "$WORKER why" 2>/dev/null | head -n 100 >&2 || true
   fi
   if [ -n "$keep" ]; then say "--keep: $name is still there, and billed"; else delete; fi
-  say "watched for $hours chip-hours; results and logs: $(flag_value --workdir "${FLAGS[@]}")[-logs]"
+  say "$hours chip-hours watched; results and logs: $(flag_value --workdir "${FLAGS[@]}")[-logs]"
   exit "$1"
 }
 
@@ -293,7 +293,7 @@ run() {
       refused) say "the training was refused (exit code $REFUSED)" >&2; finish "$REFUSED" ;;
       stopped) die "the training was stopped. The slice is still there, and billed." ;;
       gone) die "the slice was deleted by someone; not asking for another." ;;
-      preempted) say "the slice was preempted; asking for another" ; delete; continue ;;
+      preempted) say "the slice was preempted; asking for another"; delete; continue ;;
     esac
     if [ $((SECONDS - began)) -ge "${FSPO_STEADY_SECONDS:-1800}" ]; then failures=0; fi
     failures=$((failures + 1))

@@ -106,7 +106,10 @@ esac
 
 
 # A training that goes on until it is told to save and end. Nothing of it outlives the test.
-UNTIL_TOLD = 'trap "kill \\$!; echo saved; exit 143" TERM; sleep 60 >/dev/null 2>&1 & wait'
+UNTIL_TOLD = (
+  'trap "kill \\$!; echo saved; exit 143" TERM; sleep 60 >/dev/null 2>&1 & '
+  'echo >"$FAKE/ready-$name"; wait'
+)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -179,6 +182,10 @@ class Cloud:
       path.name.removeprefix("attempts-"): len(path.read_text().splitlines())
       for path in sorted(self.folder.glob("attempts-*"))
     }
+
+  def ready(self) -> int:
+    """How many trainings of UNTIL_TOLD can be told."""
+    return len(list(self.folder.glob("ready-*")))
 
   @property
   def calls(self) -> list[list[str]]:

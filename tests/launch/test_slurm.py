@@ -88,10 +88,10 @@ def test_job_trains_and_passes_the_exit_code_on(cloud):
   assert not of(cloud, "scontrol")
 
 
-def out_of_time(cloud, **env):
-  cloud.train(f"{fakes.UNTIL_TOLD[:-4]} echo >$FAKE/ready; wait")
+def out_of_time(cloud, code=143, **env):
+  cloud.train(fakes.UNTIL_TOLD.replace("exit 143", f"exit {code}"))
   with as_job(cloud, *TRAINING, **env) as job:
-    fakes.wait_for(lambda: cloud.read("ready") and cloud.read("step"))
+    fakes.wait_for(lambda: cloud.ready() and cloud.read("step"))
     job.send_signal(10)  # USR1, to the script alone.
     out, err = job.communicate(timeout=30)
   assert "saved" in out
@@ -99,8 +99,9 @@ def out_of_time(cloud, **env):
   return job, err
 
 
-def test_out_of_time_it_saves_and_queues_again(cloud):
-  job, err = out_of_time(cloud)
+@pytest.mark.parametrize("code", [143, 0])
+def test_out_of_time_it_saves_and_queues_again(cloud, code):
+  job, err = out_of_time(cloud, code)
   assert job.returncode == 0, err
   assert of(cloud, "scontrol") == [["scontrol", "requeue", "17"]]
 
@@ -112,9 +113,9 @@ def test_queues_again_only_so_often(cloud):
 
 
 def test_scancel_and_preemption_wait_for_the_save(cloud):
-  cloud.train(f"{fakes.UNTIL_TOLD[:-4]} echo >$FAKE/ready; wait")
+  cloud.train(fakes.UNTIL_TOLD)
   with as_job(cloud, *TRAINING) as job:
-    fakes.wait_for(lambda: cloud.read("ready") and cloud.read("step"))
+    fakes.wait_for(lambda: cloud.ready() and cloud.read("step"))
     job.terminate()
     cloud.run(str(cloud.bin / "scancel"))
     out, _ = job.communicate(timeout=30)

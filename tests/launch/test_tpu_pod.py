@@ -4,6 +4,8 @@
 
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 
 import pytest
@@ -232,7 +234,7 @@ def test_lost_connections_do_no_harm(cloud):
 def test_stop_has_the_training_save_and_nobody_starts_it_again(cloud):
   cloud.train(fakes.UNTIL_TOLD)
   with cloud.popen("tpu_pod.sh", *RUN) as watching:
-    fakes.wait_for(lambda: len(cloud.attempts()) == 2)
+    fakes.wait_for(lambda: cloud.ready() == 2)
     stop = cloud.run("tpu_pod.sh", "stop", *WHERE)
     out, err = watching.communicate(timeout=30)
   assert stop.stdout.splitlines() == ["fspo-worker pod-w0 stopped", "fspo-worker pod-w1 stopped"]
@@ -241,6 +243,22 @@ def test_stop_has_the_training_save_and_nobody_starts_it_again(cloud):
   assert "delete" not in kinds(cloud)
   log = (cloud.folder / "workers" / "pod" / "w0" / "fspo_run" / "log").read_text()
   assert "saved\n" in log and "ended with exit code 143" in log
+
+
+@pytest.mark.parametrize("code", [143, 0])
+def test_training_that_a_shutdown_ended_is_not_done(cloud, code):
+  cloud.train(fakes.UNTIL_TOLD.replace("exit 143", f"exit {code}"))
+  home = cloud.home
+  shutil.copytree(cloud.folder / "venv", home / "fspo_venv")
+  assert cloud.run("tpu_worker.sh", "start", *TRAINING[1:]).returncode == 0
+  pids = list(map(int, (home / "fspo_run" / "pid").read_text().split()))
+  fakes.wait_for(cloud.ready)
+  for pid in pids:
+    os.kill(pid, signal.SIGTERM)
+  fakes.wait_for((home / "fspo_run" / "exit").exists)
+  status = cloud.run("tpu_worker.sh", "status")
+  assert status.stdout.endswith(" ended 143\n")
+  assert "saved\n" in (home / "fspo_run" / "log").read_text()
 
 
 def test_a_training_that_does_not_end_is_killed(cloud):
