@@ -11,8 +11,8 @@ output_1 is the baseline's, output_2 the model's, `preference` from 1 (the basel
 2 (the model's), 1.5 (in old files 0) for a tie, null where the judge gave no answer.
 
 `score` prints the leaderboard's columns, in %: of `win_rate`, `standard_error`, `n_wins`,
-`n_wins_base`, `n_draws`, `n_total`, `discrete_win_rate` and `avg_length` all digits are those of the
-official tool. `length_controlled_winrate` and `lc_standard_error` are by the best variant of
+`n_wins_base`, `n_draws`, `n_total` and `discrete_win_rate` all digits are those of the official
+tool. `length_controlled_winrate` and `lc_standard_error` are by the best variant of
 `length_controlled.py` that there is knowledge for, which `variant` and `knowledge` name:
 
 - with `--gamed`, the official `df_gamed.csv`: the leaderboard's own, to all digits.
@@ -25,7 +25,7 @@ official tool. `length_controlled_winrate` and `lc_standard_error` are by the be
 - else `length_controlled_minimal`, which knows nothing of the instructions.
 
 As in the official tool the difficulty of a row is that of its position in the file: where rows are
-missing those after them have another instruction's (`misplaced` counts them), as on the leaderboard.
+missing those after them have another instruction's, as on the leaderboard; `misplaced` counts them.
 """
 
 from __future__ import annotations
