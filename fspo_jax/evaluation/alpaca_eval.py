@@ -46,8 +46,9 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
-from fspo_jax.evaluation import length_controlled
+from fspo_jax.evaluation import length_controlled, responses
 from fspo_jax.evaluation.length_controlled import BaselineRows, LengthControlled
+from fspo_jax.evaluation.responses import Answered
 
 BASELINE = "gpt4_1106_preview"
 KNOWN_COLUMNS = (
@@ -296,6 +297,44 @@ def _percent(fit: LengthControlled) -> dict[str, float]:
   }
 
 
+def outputs_of(
+  answered: Sequence[Answered], method: str, *, generator: str, about: str = "nothing"
+) -> tuple[list[dict[str, str]], int]:
+  """A method's responses as the official tool takes them.
+
+  Args:
+    answered: of one split and temperature.
+    method: whose; 'base' for the outputs to compare with.
+    generator: what the outputs are said to be by.
+    about: what the instruction says of the user before the prompt, so that who judges it knows:
+      'description', or 'nothing'.
+
+  Returns:
+    The outputs, and how many were left out because another has their instruction: the official
+    tool knows a comparison by it.
+
+  Raises:
+    ValueError: there are no such responses, or a user has no description to tell.
+  """
+  if about not in ("nothing", "description"):
+    raise ValueError(f"about: found {about!r}, expected 'nothing' or 'description'")
+  found: dict[str, str] = {}
+  left_out = 0
+  for one in answered:
+    if method not in one.responses:
+      raise ValueError(f"method: found {method!r}, expected one of {sorted(one.responses)}")
+    told = ""
+    if about == "description":
+      if one.description is None:
+        raise ValueError(f"user {one.user_id!r} has no description: about='nothing' needs none")
+      told = f"About me: {one.description}\n\n"
+    for prompt, response in zip(one.prompts, one.responses[method], strict=True):
+      left_out += told + prompt in found
+      found.setdefault(told + prompt, response)
+  keys = ("instruction", "output", "generator")
+  return [dict(zip(keys, (*pair, generator), strict=True)) for pair in found.items()], left_out
+
+
 def digest(instruction: str) -> str:
   """How the package knows an instruction."""
   return hashlib.sha256(instruction.encode()).hexdigest()[:12]
@@ -358,7 +397,43 @@ def main(argv: Sequence[str] | None = None) -> None:
   source = own.add_mutually_exclusive_group()
   source.add_argument("--gamed", help="the official df_gamed.csv: the leaderboard's own variant")
   source.add_argument("--difficulty", help="the official instruction_difficulty.csv")
+  given = commands.add_parser("export", help="write a run's responses as model_outputs.json")
+  given.add_argument("run", help="a finished run, or its responses.jsonl")
+  given.add_argument("--method", required=True, help="whose responses; 'base' to compare with")
+  given.add_argument("--out", required=True, help="the file to write")
+  given.add_argument("--generator", help="name of the outputs; default: the method")
+  given.add_argument("--split", default="unseen")
+  given.add_argument("--temperature", type=float, help="default: the run's first")
+  given.add_argument(
+    "--about", default="nothing", help="'description' to tell of the user in the instruction"
+  )
   args = parser.parse_args(argv)
+  try:
+    if args.command == "export":
+      _export(args)
+    else:
+      _score(args)
+  except (OSError, ValueError) as error:
+    sys.exit(f"alpaca_eval: {error}")
+
+
+def _export(args: argparse.Namespace) -> None:
+  answered = [one for one in responses.read(args.run) if one.split == args.split]
+  if not answered:
+    raise ValueError(f"--split={args.split}: found no responses in {args.run}")
+  temperature = answered[0].temperature if args.temperature is None else args.temperature
+  answered = [one for one in answered if one.temperature == temperature]
+  outputs, left_out = outputs_of(
+    answered, args.method, generator=args.generator or args.method, about=args.about
+  )
+  if not outputs:
+    raise ValueError(f"--temperature={temperature}: found no responses in {args.run}")
+  write_outputs(args.out, outputs)
+  print(f"outputs: {args.out}: {len(outputs)} at temperature {temperature:g}", end="")
+  print(f"; {left_out} left out, whose instruction another has" if left_out else "")
+
+
+def _score(args: argparse.Namespace) -> None:
   knowledge = None
   if args.gamed:
     knowledge = read_gamed(args.gamed)

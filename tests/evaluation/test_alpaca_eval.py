@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from fspo_jax.evaluation import alpaca_eval
+from fspo_jax.evaluation import alpaca_eval, responses
 from tests import tiny
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "alpaca_eval"
@@ -119,6 +119,48 @@ def test_outputs_are_read_as_they_were_written(tmp_path):
   assert alpaca_eval.read_outputs(tmp_path / "o.json") == outputs
   with pytest.raises(ValueError, match="twice"):
     alpaca_eval.write_outputs(tmp_path / "o.json", [*outputs, outputs[0]])
+
+
+def _run(path, description="Likes it short."):
+  answered = [
+    responses.Answered(
+      "unseen", 0.3, f"user {i}", description and f"{description} ({i})", (),
+      ["Why?", f"Who is {i}?"], {"base": ["a", "b"], "fspo": ["c", f"d {i}"]},
+    )
+    for i in range(3)
+  ]  # fmt: skip
+  (path / responses.NAME).write_bytes(responses.dumps(answered))
+  return str(path)
+
+
+def test_a_run_is_exported(tmp_path, capsys):
+  out = str(tmp_path / "model_outputs.json")
+  alpaca_eval.main(["export", _run(tmp_path), "--method=fspo", f"--out={out}"])
+  assert alpaca_eval.read_outputs(out) == [
+    {"instruction": "Why?", "output": "c", "generator": "fspo"},
+    *({"instruction": f"Who is {i}?", "output": f"d {i}", "generator": "fspo"} for i in range(3)),
+  ]
+  assert "2 left out, whose instruction another has" in capsys.readouterr().out
+  told = ["--about=description", "--generator=ours"]
+  alpaca_eval.main(["export", _run(tmp_path), "--method=fspo", f"--out={out}", *told])
+  found = alpaca_eval.read_outputs(out)
+  assert len(found) == 6 and found[0]["generator"] == "ours"
+  assert found[0]["instruction"] == "About me: Likes it short. (0)\n\nWhy?"
+
+
+@pytest.mark.parametrize(
+  ("more", "message"),
+  [
+    (["--method=vpl"], "found 'vpl', expected one of"),
+    (["--method=fspo", "--split=heldout_combinations"], "found no responses"),
+    (["--method=fspo", "--about=description"], "'user 0' has no description"),
+    (["--method=fspo", "--temperature=2"], "found no responses"),
+  ],
+)
+def test_what_cannot_be_exported_is_named(tmp_path, more, message):
+  run, out = _run(tmp_path, description=None), f"--out={tmp_path / 'o.json'}"
+  with pytest.raises(SystemExit, match=message):
+    alpaca_eval.main(["export", run, out, *more])
 
 
 @needs_real
