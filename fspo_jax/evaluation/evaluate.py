@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fspo_jax.episodes.sampling import Episode, EpisodeFn
+from fspo_jax.evaluation import analysis, statistics, win_rate
 from fspo_jax.evaluation import methods as methods_lib
-from fspo_jax.evaluation import statistics, win_rate
 from fspo_jax.evaluation.contenders import Contender, Margins, Models, Prompted, Scorer
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.report import UserSample
@@ -86,6 +86,7 @@ class SplitResult:
   facts: dict[str, float]
   samples: list[UserSample]
   answered: list[Answered]
+  analysis: dict[str, Any]
 
 
 class SplitEvaluation:
@@ -251,7 +252,8 @@ class SplitEvaluation:
       for i, episode in enumerate(episodes)
     ]
 
-  def _samples(self, match: win_rate.Match, prompts: list[list[str]]) -> list[UserSample]:
+  def samples_of(self, match: win_rate.Match, prompts: list[list[str]]) -> list[UserSample]:
+    """Some users' responses to their first prompt."""
     return [
       UserSample(
         user_id=self.user_ids[i],
@@ -299,6 +301,7 @@ def evaluate_split(
   *,
   truth: Truth | None,
   baselines: BaselineFn | None,
+  beta: float | None = None,
 ) -> SplitResult:
   """Measures everything that can be measured on a split.
 
@@ -306,17 +309,24 @@ def evaluate_split(
     evaluation: the split's episodes and the models.
     truth: the world behind the users, where there is one: it judges, and sets the ceiling.
     baselines: what rules that know nothing of the user reach.
+    beta: what makes implicit rewards of log-odds; None where they are none.
   """
   margins = evaluation.margins()
   accuracy, intervals = evaluation.intervals(margins)
   ceiling, rates, samples, descriptions = {}, {}, [], {}
-  matches, answered = {}, []
+  answered: list[Answered] = []
+  more = {"calibration": {} if beta is None else analysis.calibrated(margins, beta)}
   if truth is not None:
     ceiling = evaluation.ceiling(truth)
+    first_queries = [episode.queries[0] for episode in evaluation.episodes]
+    more["accuracy_by_attribute"] = analysis.by_attribute(truth.world, first_queries, margins)
     if evaluation.settings.win_rate_users:
       matches, prompts = evaluation.matches(truth)
       rates = {t: evaluation.win_rates(match, len(prompts)) for t, match in matches.items()}
-      samples = evaluation._samples(next(iter(matches.values())), prompts)
+      first, ids = next(iter(matches.values())), evaluation.user_ids[: len(prompts)]
+      samples = evaluation.samples_of(first, prompts)
+      more["binomial"] = analysis.binomial(first, ids)
+      more["paired"] = analysis.paired(first, ids, evaluation.settings.bootstrap)
       answered = evaluation.answered(matches, prompts)
     if "fspo_rat" in evaluation.contenders:
       first = evaluation.episodes[: evaluation.settings.rat_episodes]
@@ -340,5 +350,5 @@ def evaluate_split(
     }
   facts = evaluation.scorer.facts
   return SplitResult(
-    accuracy, intervals, ceiling, rates, descriptions, rules, facts, samples, answered
+    accuracy, intervals, ceiling, rates, descriptions, rules, facts, samples, answered, more
   )

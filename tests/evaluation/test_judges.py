@@ -22,7 +22,7 @@ from fspo_jax.synthesis.world_llm import Flaws, WorldLLM
 from tests import tiny
 from tests.synthesis.faulty_server import FAULTS, FaultyServer
 
-USERS, PROMPTS = 8, 2
+USERS, PROMPTS = 5, 2
 SHOTS = (Preference("Was it good?", "## Yes", "No"),)
 
 
