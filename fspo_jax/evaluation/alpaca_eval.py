@@ -208,7 +208,8 @@ def score(annotations: Sequence[Annotation], knowledge: Knowledge | None = None)
 
   Returns:
     The leaderboard's columns, `generator`, `baseline`, `variant`, `knowledge`, and
-    `length_controlled`: what each variant says that can be computed.
+    `length_controlled`: what each variant says that can be computed. Where none can, the
+    length-controlled columns are None, and `variant` says why.
 
   Raises:
     ValueError: several models or baselines, nothing judged, or more rows than the knowledge is of.
@@ -220,10 +221,18 @@ def score(annotations: Sequence[Annotation], knowledge: Knowledge | None = None)
   if model == baseline:
     # By construction, and there would be nothing to fit.
     own = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
-    return result | own | {"variant": "the baseline", "knowledge": "none", "length_controlled": {}}
+    return result | own | {"variant": "the baseline", "knowledge": "none"}
   if knowledge is None and baseline == BASELINE:
     knowledge = _if_of_these(known(), annotations)
-  fits = _fits(annotations, wins, knowledge)
+  if knowledge is not None and len(wins) > len(knowledge.difficulty):
+    raise ValueError(
+      f"{knowledge.source}: knows {len(knowledge.difficulty)} instructions, found {len(wins)}"
+    )
+  try:
+    fits = _fits(annotations, wins, knowledge)
+  except ValueError as error:  # too few, or nothing that lengths could explain
+    none = {"length_controlled_winrate": None, "lc_standard_error": None}
+    return result | none | {"variant": f"none: {error}", "knowledge": "none"}
   best = fits[-1]
   result |= _percent(best)
   result |= {"variant": best.variant, "knowledge": knowledge.source if knowledge else "none"}
@@ -275,10 +284,6 @@ def _fits(
   found = [length_controlled.length_controlled(wins, *lengths)]
   if knowledge is None:
     return found
-  if len(wins) > len(knowledge.difficulty):
-    raise ValueError(
-      f"{knowledge.source}: knows {len(knowledge.difficulty)} instructions, found {len(wins)}"
-    )
   difficulty = knowledge.difficulty[: len(wins)]
   found.append(length_controlled.length_controlled(wins, *lengths, difficulty=difficulty))
   if knowledge.baseline_rows is not None:

@@ -87,6 +87,19 @@ def test_the_baseline_against_itself_is_a_half(tmp_path):
   assert found["length_controlled_winrate"] == 50 and found["lc_standard_error"] == 0
 
 
+def test_what_has_no_length_controlled_rate_has_a_win_rate(tmp_path):
+  rows = [_annotation(i, 1 + i % 2) for i in range(4)]
+  found = alpaca_eval.score(alpaca_eval.read_annotations(_write(tmp_path / "a.json", rows)))
+  assert found["win_rate"] == 50 and found["length_controlled_winrate"] is None
+  assert found["variant"] == "none: expected 5 or more comparisons with a preference, found 4"
+  known = alpaca_eval.read_gamed(FIXTURES / "df_gamed.csv")
+  many = alpaca_eval.read_annotations(
+    _write(tmp_path / "b.json", [_annotation(i, 2) for i in range(161)])
+  )
+  with pytest.raises(ValueError, match="df_gamed.csv: knows 160 instructions, found 161"):
+    alpaca_eval.score(many, known)
+
+
 @pytest.mark.parametrize(
   ("rows", "message"),
   [

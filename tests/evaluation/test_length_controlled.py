@@ -79,6 +79,21 @@ def test_it_is_the_minimum_of_the_definition(name):
   assert found.win_rate == pytest.approx(rate, abs=5e-4)
 
 
+@pytest.mark.parametrize(
+  ("name", "coefficients"),
+  [
+    # statsmodels 0.15.0: GLM(wins, [tanh(length), difficulty, 1], Binomial()).fit().params
+    ("shorter", (-0.78599984, 0.6789477, -0.27861448)),
+    ("longer", (-0.81860738, 0.67840716, 0.65201122)),
+  ],
+)
+def test_without_its_penalty_it_is_the_plain_glm(name, coefficients, monkeypatch):
+  monkeypatch.setattr(length_controlled, "_INVERSE_PENALTIES", np.array([1e5]))
+  wins, lengths, more = _arguments(name, "length_controlled_noreg")
+  found = length_controlled.length_controlled(wins, *lengths, **more)
+  np.testing.assert_allclose(list(found.coefficients.values()), coefficients, atol=2e-3)
+
+
 def _draw(coefficients, rows=6000, mean=15.0, seed=0):
   rng = np.random.default_rng(seed)
   a, b, c = coefficients
