@@ -37,7 +37,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-from fspo_jax.evaluation import alpaca_eval, length_controlled
+from fspo_jax.evaluation import alpaca_files, length_controlled
 
 _CLONE = flags.DEFINE_string("clone", None, "Work tree of alpaca_eval.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The CSV file to write.", required=True)
@@ -104,7 +104,7 @@ def read_annotated(
     path = clone / "results" / name / _JUDGE / "annotations.json"
     if not path.exists():
       continue
-    rows = alpaca_eval.read_annotations(path)
+    rows = alpaca_files.read_annotations(path)
     by_instruction = {row.instruction: row for row in rows}
     if set(by_instruction) != set(instructions):
       continue  # the official tool goes by position, and so has fitted other instructions
@@ -218,7 +218,7 @@ def write(
   columns = [*rows.length.reshape(2, -1), *rows.preference.reshape(2, -1)]
   with open(path, "w", encoding="utf-8", newline="") as file:
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(alpaca_eval.KNOWN_COLUMNS)
+    writer.writerow(alpaca_files.KNOWN_COLUMNS)
     for i, text in enumerate(instructions):
       digest = hashlib.sha256(text.encode()).hexdigest()[:12]
       writer.writerow([digest, f"{difficulty[i]:.3f}", *(f"{c[i]:.3f}" for c in columns)])

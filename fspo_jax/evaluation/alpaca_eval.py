@@ -31,172 +31,17 @@ missing those after them have another instruction's, as on the leaderboard; `mis
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-import csv
-import dataclasses
-import gzip
-import hashlib
+from collections.abc import Sequence
 import json
-import math
-import os
-import pathlib
 import sys
 from typing import Any
 
 from jaxtyping import Float
 import numpy as np
 
-from fspo_jax.evaluation import length_controlled, responses
-from fspo_jax.evaluation.length_controlled import BaselineRows, LengthControlled
-from fspo_jax.evaluation.responses import Answered
-
-BASELINE = "gpt4_1106_preview"
-KNOWN_COLUMNS = (
-  "sha256",
-  "difficulty",
-  "verbose_length",
-  "concise_length",
-  "verbose_preference",
-  "concise_preference",
-)
-_KNOWN = pathlib.Path(__file__).with_name("alpaca_eval_805.csv")
-_TEXTS = ("instruction", "output_1", "output_2", "generator_1", "generator_2")
-_GAMED = ("index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Annotation:
-  """A judged comparison; `win` is in [0, 1], 1 for output_2, nan where nothing was said."""
-
-  instruction: str
-  output_1: str
-  output_2: str
-  generator_1: str
-  generator_2: str
-  win: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Knowledge:
-  """What is known of the instructions, by their position in a file of annotations.
-
-  Attributes:
-    difficulty: of each position.
-    baseline_rows: the baseline asked to be verbose and concise; None for not regularizing.
-    source: in words, where that is from.
-    digests: the start of the SHA-256 of each position's instruction, where it is known.
-  """
-
-  difficulty: Float[np.ndarray, " positions"]
-  baseline_rows: BaselineRows | None
-  source: str
-  digests: tuple[str, ...] = ()
-
-
-def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
-  """Reads `annotations.json`, plain or gzip.
-
-  A preference that is neither null nor a number from 1 to 2, or 0, is no preference, as in the
-  official tool: nan.
-
-  Raises:
-    ValueError: not such a file; names the entry and the key.
-  """
-  return [_annotation(entry, f"{path}[{i}]") for i, entry in enumerate(_read_list(path))]
-
-
-def _annotation(entry: Any, place: str) -> Annotation:
-  texts = _texts(entry, _TEXTS, place)
-  value = entry.get("preference", "missing")
-  number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  if value is not None and not number:
-    raise ValueError(f"{place}.preference: found {value!r}, expected a number or null")
-  win = math.nan if value is None else (0.5 if value == 0 else value - 1.0)
-  return Annotation(*texts, win if 0 <= win <= 1 else math.nan)
-
-
-def read_outputs(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-  """Reads `model_outputs.json`, plain or gzip: its `instruction`, `output` and `generator`.
-
-  Raises:
-    ValueError: not such a file; names the entry and the key.
-  """
-  keys = ("instruction", "output", "generator")
-  return [
-    dict(zip(keys, _texts(entry, keys, f"{path}[{i}]"), strict=True))
-    for i, entry in enumerate(_read_list(path))
-  ]
-
-
-def write_outputs(path: str | os.PathLike[str], outputs: Sequence[Mapping[str, str]]) -> None:
-  """Writes `model_outputs.json`: of each output `instruction`, `output` and `generator`.
-
-  Raises:
-    ValueError: an instruction is there twice; the official tool joins by it.
-  """
-  seen: set[str] = set()
-  for output in outputs:
-    if output["instruction"] in seen:
-      raise ValueError(f"found the instruction {output['instruction']!r} twice, expected it once")
-    seen.add(output["instruction"])
-  keys = ("instruction", "output", "generator")
-  text = json.dumps([{k: o[k] for k in keys} for o in outputs], indent=2, ensure_ascii=False)
-  pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
-
-
-def read_gamed(path: str | os.PathLike[str]) -> Knowledge:
-  """Reads the official `df_gamed.csv`.
-
-  Raises:
-    ValueError: it lacks a column, or has what is no number.
-  """
-  with open(path, encoding="utf-8", newline="") as file:
-    rows = list(csv.DictReader(file))
-  if not rows or not set(_GAMED) <= set(rows[0]):
-    found = sorted(rows[0]) if rows else "an empty file"
-    raise ValueError(f"{path}: expected the columns {_GAMED}, found {found}")
-  try:
-    index = [int(float(row["index"])) for row in rows]
-    preference, length, difficulty = (
-      np.array([float(row[name] or "nan") for row in rows]) for name in _GAMED[1:4]
-    )
-  except ValueError as error:
-    raise ValueError(f"{path}: {error}") from error
-  if any(row["not_gamed_baseline"].strip().lower() not in ("false", "0") for row in rows):
-    raise ValueError(f"{path}: expected rows of the gamed baseline alone, not_gamed_baseline=False")
-  by_position = dict(zip(reversed(index), reversed(difficulty.tolist()), strict=True))
-  judged = ~np.isnan(preference)
-  asked = BaselineRows(preference[judged], length[judged], difficulty[judged])
-  return Knowledge(_by_position(by_position, path), asked, f"{pathlib.Path(path).name}")
-
-
-def read_difficulty(path: str | os.PathLike[str]) -> Knowledge:
-  """Reads the official `instruction_difficulty.csv`: a column of positions, and one of numbers.
-
-  Raises:
-    ValueError: another number of columns, or what is no number.
-  """
-  with open(path, encoding="utf-8", newline="") as file:
-    rows = list(csv.reader(file))[1:]
-  try:
-    by_position = {int(position): float(value) for position, value in rows}
-  except ValueError as error:
-    raise ValueError(f"{path}: expected a position and a number per line: {error}") from error
-  return Knowledge(_by_position(by_position, path), None, f"{pathlib.Path(path).name}")
-
-
-def known() -> Knowledge:
-  """What the package knows of the 805 instructions; see `reconstruct.py` for how."""
-  with open(_KNOWN, encoding="utf-8", newline="") as file:
-    header, *rows = csv.reader(file)
-  if tuple(header) != KNOWN_COLUMNS:
-    raise ValueError(f"{_KNOWN}: expected the columns {KNOWN_COLUMNS}, found {header}")
-  difficulty, *columns = np.array([row[1:] for row in rows], float).T
-  asked = BaselineRows(
-    np.concatenate(columns[2:]), np.concatenate(columns[:2]), np.tile(difficulty, 2)
-  )
-  digests = tuple(row[0] for row in rows)
-  return Knowledge(difficulty, asked, "reconstructed from published results", digests)
+from fspo_jax.evaluation import alpaca_files, length_controlled, responses
+from fspo_jax.evaluation.alpaca_files import Annotation, Knowledge
+from fspo_jax.evaluation.length_controlled import LengthControlled
 
 
 def score(annotations: Sequence[Annotation], knowledge: Knowledge | None = None) -> dict[str, Any]:
@@ -222,8 +67,8 @@ def score(annotations: Sequence[Annotation], knowledge: Knowledge | None = None)
     # By construction, and there would be nothing to fit.
     own = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
     return result | own | {"variant": "the baseline", "knowledge": "none"}
-  if knowledge is None and baseline == BASELINE:
-    knowledge = _if_of_these(known(), annotations)
+  if knowledge is None and baseline == alpaca_files.BASELINE:
+    knowledge = _if_of_these(alpaca_files.known(), annotations)
   if knowledge is not None and len(wins) > len(knowledge.difficulty):
     raise ValueError(
       f"{knowledge.source}: knows {len(knowledge.difficulty)} instructions, found {len(wins)}"
@@ -302,58 +147,15 @@ def _percent(fit: LengthControlled) -> dict[str, float]:
   }
 
 
-def outputs_of(
-  answered: Sequence[Answered], method: str, *, generator: str, about: str = "nothing"
-) -> tuple[list[dict[str, str]], int]:
-  """A method's responses as the official tool takes them.
-
-  Args:
-    answered: of one split and temperature.
-    method: whose; 'base' for the outputs to compare with.
-    generator: what the outputs are said to be by.
-    about: what the instruction says of the user before the prompt, so that who judges it knows:
-      'description', or 'nothing'.
-
-  Returns:
-    The outputs, and how many were left out because another has their instruction: the official
-    tool knows a comparison by it.
-
-  Raises:
-    ValueError: there are no such responses, or a user has no description to tell.
-  """
-  if about not in ("nothing", "description"):
-    raise ValueError(f"about: found {about!r}, expected 'nothing' or 'description'")
-  found: dict[str, str] = {}
-  left_out = 0
-  for one in answered:
-    if method not in one.responses:
-      raise ValueError(f"method: found {method!r}, expected one of {sorted(one.responses)}")
-    told = ""
-    if about == "description":
-      if one.description is None:
-        raise ValueError(f"user {one.user_id!r} has no description: about='nothing' needs none")
-      told = f"About me: {one.description}\n\n"
-    for prompt, response in zip(one.prompts, one.responses[method], strict=True):
-      left_out += told + prompt in found
-      found.setdefault(told + prompt, response)
-  keys = ("instruction", "output", "generator")
-  return [dict(zip(keys, (*pair, generator), strict=True)) for pair in found.items()], left_out
-
-
-def digest(instruction: str) -> str:
-  """How the package knows an instruction."""
-  return hashlib.sha256(instruction.encode()).hexdigest()[:12]
-
-
 def _if_of_these(found: Knowledge, annotations: Sequence[Annotation]) -> Knowledge | None:
   """The knowledge, if it is of these instructions, in whatever order."""
   ours = set(found.digests)
-  return found if all(digest(a.instruction) in ours for a in annotations) else None
+  return found if all(alpaca_files.digest(a.instruction) in ours for a in annotations) else None
 
 
 def _misplaced(knowledge: Knowledge, annotations: Sequence[Annotation]) -> int:
   return sum(
-    digest(a.instruction) != expected
+    alpaca_files.digest(a.instruction) != expected
     for a, expected in zip(annotations, knowledge.digests, strict=False)
   )
 
@@ -363,34 +165,6 @@ def _one(annotations: Sequence[Annotation], name: str) -> str:
   if len(found) != 1:
     raise ValueError(f"{name}: expected one in all annotations, found {found}")
   return found[0]
-
-
-def _by_position(
-  values: Mapping[int, float], path: str | os.PathLike[str]
-) -> Float[np.ndarray, " positions"]:
-  if set(values) != set(range(len(values))):
-    raise ValueError(f"{path}: expected the positions 0, 1, ..., found {len(values)} others")
-  return np.array([values[i] for i in range(len(values))])
-
-
-def _read_list(path: str | os.PathLike[str]) -> list[Any]:
-  data = pathlib.Path(path).read_bytes()
-  try:
-    found = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
-  except ValueError as error:
-    raise ValueError(f"{path}: expected a JSON list: {error}") from error
-  if not isinstance(found, list) or not found:
-    raise ValueError(f"{path}: expected a JSON list with entries, found {str(found)[:60]}")
-  return found
-
-
-def _texts(entry: Any, keys: Sequence[str], place: str) -> list[str]:
-  if not isinstance(entry, dict):
-    raise ValueError(f"{place}: expected an object, found {str(entry)[:60]}")
-  for key in keys:
-    if not isinstance(entry.get(key), str):
-      raise ValueError(f"{place}.{key}: expected a text, found {entry.get(key, 'nothing')!r}")
-  return [entry[key] for key in keys]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -428,12 +202,12 @@ def _export(args: argparse.Namespace) -> None:
     raise ValueError(f"--split={args.split}: found no responses in {args.run}")
   temperature = answered[0].temperature if args.temperature is None else args.temperature
   answered = [one for one in answered if one.temperature == temperature]
-  outputs, left_out = outputs_of(
+  outputs, left_out = alpaca_files.outputs_of(
     answered, args.method, generator=args.generator or args.method, about=args.about
   )
   if not outputs:
     raise ValueError(f"--temperature={temperature}: found no responses in {args.run}")
-  write_outputs(args.out, outputs)
+  alpaca_files.write_outputs(args.out, outputs)
   print(f"outputs: {args.out}: {len(outputs)} at temperature {temperature:g}", end="")
   print(f"; {left_out} left out, whose instruction another has" if left_out else "")
 
@@ -441,10 +215,13 @@ def _export(args: argparse.Namespace) -> None:
 def _score(args: argparse.Namespace) -> None:
   knowledge = None
   if args.gamed:
-    knowledge = read_gamed(args.gamed)
+    knowledge = alpaca_files.read_gamed(args.gamed)
   elif args.difficulty:
-    knowledge = read_difficulty(args.difficulty)
-  results = [{"file": path} | score(read_annotations(path), knowledge) for path in args.annotations]
+    knowledge = alpaca_files.read_difficulty(args.difficulty)
+  results = [
+    {"file": path} | score(alpaca_files.read_annotations(path), knowledge)
+    for path in args.annotations
+  ]
   json.dump(results[0] if len(results) == 1 else results, sys.stdout, indent=2)
   print()
 

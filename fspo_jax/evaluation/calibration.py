@@ -72,7 +72,7 @@ def plot(found: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str]) -
     path: the file.
   """
   drawn = [
-    plots.Panel(SPLITS[split], [_diagonal(), *_lines(found[split])], percent=True)
+    plots.Panel(SPLITS[split], [_diagonal(), *_lines(found[split])], percent=True, ends=False)
     for split in SPLITS
     if found.get(split)
   ]
@@ -90,7 +90,7 @@ def _lines(by_method: Mapping[str, Any]) -> Sequence[plots.Line]:
       bins = by_method[method]["bins"]
       lines.append(
         plots.Line(
-          METHODS[method].label,
+          f"{METHODS[method].label}  ECE {100 * by_method[method]['ece']:.1f}",
           METHODS[method].color,
           [b["confidence"] for b in bins],
           [b["accuracy"] for b in bins],

@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from fspo_jax.evaluation import alpaca_eval, responses
+from fspo_jax.evaluation import alpaca_eval, alpaca_files, responses
 from tests import tiny
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "alpaca_eval"
@@ -33,18 +33,18 @@ def test_the_command_prints_the_columns_of_the_leaderboard(name, capsys):
 
 
 def test_without_knowledge_the_variant_says_so():
-  found = alpaca_eval.score(alpaca_eval.read_annotations(FIXTURES / "longer.json"))
+  found = alpaca_eval.score(alpaca_files.read_annotations(FIXTURES / "longer.json"))
   assert (found["variant"], found["knowledge"]) == ("length_controlled_minimal", "none")
   assert set(found["length_controlled"]) == {"length_controlled_minimal"}
 
 
 def test_difficulties_alone_do_not_regularize(tmp_path):
-  known = alpaca_eval.read_gamed(FIXTURES / "df_gamed.csv")
+  known = alpaca_files.read_gamed(FIXTURES / "df_gamed.csv")
   path = tmp_path / "instruction_difficulty.csv"
   lines = [f"{i},{x!r}\n" for i, x in enumerate(known.difficulty.tolist())]
   path.write_text("index,instruction_difficulty\n" + "".join(lines))
-  alone = alpaca_eval.read_difficulty(path)
-  found = alpaca_eval.score(alpaca_eval.read_annotations(FIXTURES / "longer.json"), alone)
+  alone = alpaca_files.read_difficulty(path)
+  found = alpaca_eval.score(alpaca_files.read_annotations(FIXTURES / "longer.json"), alone)
   expected = json.loads((FIXTURES / "expected.json").read_text())["longer"]
   assert found["variant"] == "length_controlled_noreg"
   assert found["length_controlled_winrate"] == pytest.approx(
@@ -71,7 +71,7 @@ def _write(path, rows, compress=False):
 
 def test_ties_of_old_files_and_missing_preferences(tmp_path):
   rows = [_annotation(i, p) for i, p in enumerate([1, 2, 0, 1.5, None, math.nan, -1, 1.25])]
-  wins = [a.win for a in alpaca_eval.read_annotations(_write(tmp_path / "a.json", rows))]
+  wins = [a.win for a in alpaca_files.read_annotations(_write(tmp_path / "a.json", rows))]
   np.testing.assert_array_equal(wins, [0, 1, 0.5, 0.5, np.nan, np.nan, np.nan, 0.25])
   found = alpaca_eval.win_rates(np.array(wins))
   assert found["win_rate"] == pytest.approx(45.0)
@@ -83,17 +83,17 @@ def test_ties_of_old_files_and_missing_preferences(tmp_path):
 
 def test_the_baseline_against_itself_is_a_half(tmp_path):
   rows = [_annotation(i, 1.5, generator_2="base", output_2="a") for i in range(6)]
-  found = alpaca_eval.score(alpaca_eval.read_annotations(_write(tmp_path / "a.json", rows, True)))
+  found = alpaca_eval.score(alpaca_files.read_annotations(_write(tmp_path / "a.json", rows, True)))
   assert found["length_controlled_winrate"] == 50 and found["lc_standard_error"] == 0
 
 
 def test_what_has_no_length_controlled_rate_has_a_win_rate(tmp_path):
   rows = [_annotation(i, 1 + i % 2) for i in range(4)]
-  found = alpaca_eval.score(alpaca_eval.read_annotations(_write(tmp_path / "a.json", rows)))
+  found = alpaca_eval.score(alpaca_files.read_annotations(_write(tmp_path / "a.json", rows)))
   assert found["win_rate"] == 50 and found["length_controlled_winrate"] is None
   assert found["variant"] == "none: expected 5 or more comparisons with a preference, found 4"
-  known = alpaca_eval.read_gamed(FIXTURES / "df_gamed.csv")
-  many = alpaca_eval.read_annotations(
+  known = alpaca_files.read_gamed(FIXTURES / "df_gamed.csv")
+  many = alpaca_files.read_annotations(
     _write(tmp_path / "b.json", [_annotation(i, 2) for i in range(161)])
   )
   with pytest.raises(ValueError, match="df_gamed.csv: knows 160 instructions, found 161"):
@@ -112,26 +112,26 @@ def test_what_has_no_length_controlled_rate_has_a_win_rate(tmp_path):
 )
 def test_what_are_no_annotations_is_named(tmp_path, rows, message):
   with pytest.raises(ValueError, match=message):
-    alpaca_eval.read_annotations(_write(tmp_path / "a.json", rows))
+    alpaca_files.read_annotations(_write(tmp_path / "a.json", rows))
 
 
 def test_one_model_against_one_baseline(tmp_path):
   rows = [_annotation(i, 1 + i % 2, generator_2=f"model {i % 2}") for i in range(20)]
   with pytest.raises(ValueError, match="generator_2: expected one .*'model 0', 'model 1'"):
-    alpaca_eval.score(alpaca_eval.read_annotations(_write(tmp_path / "a.json", rows)))
+    alpaca_eval.score(alpaca_files.read_annotations(_write(tmp_path / "a.json", rows)))
   rows = [_annotation(i, None) for i in range(20)]
   with pytest.raises(ValueError, match="found none in 20 annotations"):
-    alpaca_eval.score(alpaca_eval.read_annotations(_write(tmp_path / "a.json", rows)))
+    alpaca_eval.score(alpaca_files.read_annotations(_write(tmp_path / "a.json", rows)))
 
 
 def test_outputs_are_read_as_they_were_written(tmp_path):
   outputs = [
     {"instruction": f"Grüße {i}?", "output": f"ja\n{i} \u2028", "generator": "fspo"} for i in (0, 1)
   ]
-  alpaca_eval.write_outputs(tmp_path / "o.json", outputs)
-  assert alpaca_eval.read_outputs(tmp_path / "o.json") == outputs
+  alpaca_files.write_outputs(tmp_path / "o.json", outputs)
+  assert alpaca_files.read_outputs(tmp_path / "o.json") == outputs
   with pytest.raises(ValueError, match="twice"):
-    alpaca_eval.write_outputs(tmp_path / "o.json", [*outputs, outputs[0]])
+    alpaca_files.write_outputs(tmp_path / "o.json", [*outputs, outputs[0]])
 
 
 def _run(path, description="Likes it short."):
@@ -149,14 +149,14 @@ def _run(path, description="Likes it short."):
 def test_a_run_is_exported(tmp_path, capsys):
   out = str(tmp_path / "model_outputs.json")
   alpaca_eval.main(["export", _run(tmp_path), "--method=fspo", f"--out={out}"])
-  assert alpaca_eval.read_outputs(out) == [
+  assert alpaca_files.read_outputs(out) == [
     {"instruction": "Why?", "output": "c", "generator": "fspo"},
     *({"instruction": f"Who is {i}?", "output": f"d {i}", "generator": "fspo"} for i in range(3)),
   ]
   assert "2 left out, whose instruction another has" in capsys.readouterr().out
   told = ["--about=description", "--generator=ours"]
   alpaca_eval.main(["export", _run(tmp_path), "--method=fspo", f"--out={out}", *told])
-  found = alpaca_eval.read_outputs(out)
+  found = alpaca_files.read_outputs(out)
   assert len(found) == 6 and found[0]["generator"] == "ours"
   assert found[0]["instruction"] == "About me: Likes it short. (0)\n\nWhy?"
 
@@ -179,18 +179,18 @@ def test_what_cannot_be_exported_is_named(tmp_path, more, message):
 @needs_real
 def test_the_real_instructions_are_the_known_ones():
   """And real outputs, with preferences drawn by a known model, are scored as it has them."""
-  outputs = alpaca_eval.read_outputs(REAL / "gpt4_0613_verbose.json.gz")
-  concise = alpaca_eval.read_outputs(REAL / "gpt4_0613_concise.json.gz")
-  known = alpaca_eval.known()
-  assert [alpaca_eval.digest(o["instruction"]) for o in outputs] == list(known.digests)
+  outputs = alpaca_files.read_outputs(REAL / "gpt4_0613_verbose.json.gz")
+  concise = alpaca_files.read_outputs(REAL / "gpt4_0613_concise.json.gz")
+  known = alpaca_files.known()
+  assert [alpaca_files.digest(o["instruction"]) for o in outputs] == list(known.digests)
   assert len(known.digests) == 805 and known.baseline_rows.length.shape == (1610,)
   difference = np.array(
     [len(a["output"]) - len(b["output"]) for a, b in zip(outputs, concise, strict=True)]
   )
   score = -1.8 * np.tanh(difference / difference.std(ddof=1)) + known.difficulty - 1.0
   rows = [
-    alpaca_eval.Annotation(
-      a["instruction"], a["output"], b["output"], alpaca_eval.BASELINE, "ours", win
+    alpaca_files.Annotation(
+      a["instruction"], a["output"], b["output"], alpaca_files.BASELINE, "ours", win
     )
     for a, b, win in zip(outputs, concise, 1 / (1 + np.exp(-score)), strict=True)
   ]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from fspo_jax.evaluation import alpaca_eval, length_controlled
+from fspo_jax.evaluation import alpaca_files, length_controlled
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "alpaca_eval"
 # (length, difficulty, model) that the preferences were drawn with; see make.py.
@@ -19,8 +19,8 @@ _IN_TURN = ("length_controlled_minimal", "length_controlled_noreg", "length_cont
 
 
 def _arguments(name, variant):
-  rows = alpaca_eval.read_annotations(FIXTURES / f"{name}.json")
-  known = alpaca_eval.read_gamed(FIXTURES / "df_gamed.csv")
+  rows = alpaca_files.read_annotations(FIXTURES / f"{name}.json")
+  known = alpaca_files.read_gamed(FIXTURES / "df_gamed.csv")
   wins = np.array([row.win for row in rows])
   lengths = [np.array([len(row.output_1) for row in rows]),
              np.array([len(row.output_2) for row in rows])]  # fmt: skip
