@@ -4,6 +4,7 @@ r"""AlpacaEval's files: our outputs for its judges, its annotations scored as it
 
 python -m fspo_jax.evaluation.alpaca_eval score annotations.json [--gamed=df_gamed.csv]
 python -m fspo_jax.evaluation.alpaca_eval export RUN --method=fspo --out=model_outputs.json
+python -m fspo_jax.evaluation.alpaca_eval answer MODEL --instructions=FILE --out=model_outputs.json
 
 `model_outputs.json` is a list of {"instruction", "output", "generator"}. `annotations.json` is a
 list of {"instruction", "output_1", "generator_1", "output_2", "generator_2", "preference", ...}:
@@ -19,10 +20,12 @@ tool. `length_controlled_winrate` and `lc_standard_error` are by the best varian
 - with `--difficulty`, the official `instruction_difficulty.csv`: `length_controlled_noreg`.
 - else, for the 805 instructions against gpt4_1106_preview: the leaderboard's variant with what
   of that file follows from published results (`experiments/alpaca_eval/reconstruct.py`).
-  Over the 56 models whose annotations were at hand it
-  is 0.35 points from the leaderboard in the mean, and at most 1.3 (Claude 2), where
-  `length_controlled_minimal` is 6.6 in the mean and at most 27.
+  Over the 56 models whose annotations were at hand it is 0.35 points from the leaderboard in the
+  mean, and at most 1.3 (Claude 2), where `length_controlled_minimal` is 6.6 and at most 27.
 - else `length_controlled_minimal`, which knows nothing of the instructions.
+
+`export` writes the responses of a run's win rates, `answer` what a model answers to AlpacaEval's
+own instructions (a JSON list of {"instruction", ...}), or to others'.
 
 As in the official tool the difficulty of a row is that of its position in the file: where rows are
 missing those after them have another instruction's, as on the leaderboard; `misplaced` counts them.
@@ -42,6 +45,8 @@ import numpy as np
 from fspo_jax.evaluation import alpaca_files, length_controlled, responses
 from fspo_jax.evaluation.alpaca_files import Annotation, Knowledge
 from fspo_jax.evaluation.length_controlled import LengthControlled
+
+_AT_ONCE = 32  # instructions that are answered together
 
 
 def score(annotations: Sequence[Annotation], knowledge: Knowledge | None = None) -> dict[str, Any]:
@@ -186,13 +191,24 @@ def main(argv: Sequence[str] | None = None) -> None:
   given.add_argument(
     "--about", default="nothing", help="'description' to tell of the user in the instruction"
   )
+  asked = commands.add_parser("answer", help="have a model answer a list of instructions")
+  asked.add_argument("model", help="whatever fspo_jax.load opens")
+  asked.add_argument("--instructions", required=True, help="JSON list of {'instruction', ...}")
+  asked.add_argument("--out", required=True, help="the file to write")
+  asked.add_argument("--generator", required=True, help="name of the outputs")
+  asked.add_argument("--preferences", help="JSONL of the user who asks; default: nobody known")
+  asked.add_argument("--temperature", type=float, default=0.0)
+  asked.add_argument("--max_new_tokens", type=int, default=512)
+  asked.add_argument("--seed", type=int, default=0)
   args = parser.parse_args(argv)
   try:
     if args.command == "export":
       _export(args)
+    elif args.command == "answer":
+      _answer(args)
     else:
       _score(args)
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, KeyError) as error:
     sys.exit(f"alpaca_eval: {error}")
 
 
@@ -210,6 +226,32 @@ def _export(args: argparse.Namespace) -> None:
   alpaca_files.write_outputs(args.out, outputs)
   print(f"outputs: {args.out}: {len(outputs)} at temperature {temperature:g}", end="")
   print(f"; {left_out} left out, whose instruction another has" if left_out else "")
+
+
+def _answer(args: argparse.Namespace) -> None:
+  from fspo_jax.inference import loading  # JAX, which the other commands do without
+
+  instructions = alpaca_files.read_instructions(args.instructions)
+  shots = []
+  if args.preferences:
+    with open(args.preferences, encoding="utf-8") as file:
+      known = [json.loads(line) for line in file if line.strip()]
+    shots = [{key: one[key] for key in ("prompt", "chosen", "rejected")} for one in known]
+  model = loading.load(args.model)
+  outputs = []
+  for first in range(0, len(instructions), _AT_ONCE):
+    batch = instructions[first : first + _AT_ONCE]
+    (texts,) = model.respond_many(
+      [shots],
+      [batch],
+      max_new_tokens=args.max_new_tokens,
+      temperature=args.temperature,
+      seed=args.seed + first,
+    )
+    for instruction, output in zip(batch, texts, strict=True):
+      outputs.append({"instruction": instruction, "output": output, "generator": args.generator})
+  alpaca_files.write_outputs(args.out, outputs)
+  print(f"outputs: {args.out}: {len(outputs)}")
 
 
 def _score(args: argparse.Namespace) -> None:

@@ -86,6 +86,17 @@ def _annotation(entry: Any, place: str) -> Annotation:
   return Annotation(*texts, win if 0 <= win <= 1 else math.nan)
 
 
+def read_instructions(path: str | os.PathLike[str]) -> list[str]:
+  """Reads the instructions of a list of objects that have one.
+
+  Raises:
+    ValueError: not such a file; names the entry and the key.
+  """
+  return [
+    _texts(entry, ("instruction",), f"{path}[{i}]")[0] for i, entry in enumerate(_read_list(path))
+  ]
+
+
 def read_outputs(path: str | os.PathLike[str]) -> list[dict[str, str]]:
   """Reads `model_outputs.json`, plain or gzip: its `instruction`, `output` and `generator`.
 

@@ -32,6 +32,7 @@ import pathlib
 import re
 import sys
 from typing import Any
+import urllib.parse
 
 import numpy as np
 
@@ -40,7 +41,7 @@ from fspo_jax.evaluation.judges import Comparison, Judge, TrueReward, Verdict
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.results import SPLITS
 from fspo_jax.synthesis import jobs, openai_llm
-from fspo_jax.synthesis.journal import Journal, JournalError, Ledger
+from fspo_jax.synthesis.journal import Journal, Ledger
 from fspo_jax.synthesis.llm import LLM, Note
 from fspo_jax.workdir import write_atomic
 
@@ -201,6 +202,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     if args.model != WORLD and not args.base_url:
       raise ValueError("--base_url is missing: say where the endpoint is")
+    parts = urllib.parse.urlsplit(args.base_url or "")
+    if parts.username or parts.password or parts.query:
+      raise ValueError(
+        "--base_url: found a user, a password or a query in it, expected none: it is written down, "
+        "and a key belongs in the variable of --api_key_env"
+      )
     answered, methods = choose(
       responses.read(args.run),
       methods=[name for name in args.methods.split(",") if name],
@@ -215,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       facts: Mapping[str, Any] = world.facts
     else:
       found, facts = _by_llm(answered, methods, args, out)
-  except (OSError, ValueError, JournalError, jobs.JobError, openai_llm.AuthError) as error:
+  except (OSError, ImportError, ValueError, jobs.JobError, openai_llm.AuthError) as error:
     sys.exit(f"judge: {error}")
   record = {"judge": dict(facts), "responses": _about(args, answered), **found}
   name = args.name or re.sub(r"[^A-Za-z0-9.]+", "-", args.model).strip("-")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fspo_jax.evaluation import alpaca_eval, alpaca_files, responses
+from fspo_jax.inference import loading
 from tests import tiny
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "alpaca_eval"
@@ -174,6 +175,44 @@ def test_what_cannot_be_exported_is_named(tmp_path, more, message):
   run, out = _run(tmp_path, description=None), f"--out={tmp_path / 'o.json'}"
   with pytest.raises(SystemExit, match=message):
     alpaca_eval.main(["export", run, out, *more])
+
+
+class _Loud:
+  """A model that shouts, and what it was asked."""
+
+  def __init__(self):
+    self.asked = []
+
+  def respond_many(self, users, prompts, *, max_new_tokens, temperature, seed):
+    self.asked.append((users, max_new_tokens, temperature, seed))
+    return [[prompt.upper() for prompt in own] for own in prompts]
+
+
+def test_a_model_answers_instructions_for_a_user(tmp_path, monkeypatch):
+  model = _Loud()
+  monkeypatch.setattr(loading, "load", lambda path: model)
+  shot = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
+  (tmp_path / "ana.jsonl").write_text(json.dumps(shot | {"user_id": "ana"}) + "\n")
+  asked = _write(
+    tmp_path / "i.json", [{"instruction": f"q {i}", "dataset": "d"} for i in range(40)]
+  )
+  out = tmp_path / "o.json"
+  arguments = ["answer", "runs/x", f"--instructions={asked}", f"--out={out}", "--generator=loud"]
+  alpaca_eval.main([*arguments, f"--preferences={tmp_path / 'ana.jsonl'}", "--seed=7"])
+  assert alpaca_files.read_outputs(out) == [
+    {"instruction": f"q {i}", "output": f"Q {i}", "generator": "loud"} for i in range(40)
+  ]
+  assert model.asked == [([[shot]], 512, 0.0, 7), ([[shot]], 512, 0.0, 7 + 32)]
+
+
+@needs_real
+@pytest.mark.parametrize("name", ["claude-2.1_concise", "gpt4_0613_verbose"])
+def test_real_outputs_are_written_as_they_were_read(name, tmp_path):
+  outputs = alpaca_files.read_outputs(REAL / f"{name}.json.gz")
+  alpaca_files.write_outputs(tmp_path / "o.json", outputs)
+  assert alpaca_files.read_outputs(tmp_path / "o.json") == outputs and len(outputs) == 805
+  instructions = alpaca_files.read_instructions(REAL / "instructions_805.json")
+  assert instructions == [output["instruction"] for output in outputs]
 
 
 @needs_real

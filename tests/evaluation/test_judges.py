@@ -236,6 +236,7 @@ def test_killed_at_any_moment_it_goes_on(run):
   ("more", "message"),
   [
     ([], "--base_url is missing"),
+    (["--base_url=http://ana:secret@127.0.0.1:9/v1"], "expected none: it is written down"),
     (["--base_url=http://127.0.0.1:9/v1", "--show=all"], "show: found 'all'"),
     (["--base_url=http://127.0.0.1:9/v1", "--methods=fspo_rat"], "found .'fspo_rat'., expected"),
     (["--base_url=http://127.0.0.1:9/v1", "--response_temperature=2"], r"expected one of \[0.3, 1"),
