@@ -25,6 +25,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["fspo_jax*"]),
   package_data={
     "fspo_jax.datasets": ["*/README.md", "*/CITATIONS.bib", "*/TAGS.txt"],
+    "fspo_jax.evaluation": ["*.csv"],
     "fspo_jax.worlds": ["base/*"],
   },
   python_requires=">=3.11",
@@ -43,7 +44,7 @@ setuptools.setup(
     "orbax-checkpoint>=0.11.36",
     "rich>=14.0.0",
     "safetensors>=0.5.0",
-    "scikit-learn>=1.6.0",
+    "scikit-learn>=1.8.0",
     "scipy>=1.15.0",
     "sentencepiece>=0.2.1",
     "tensorboardX>=2.6.4",

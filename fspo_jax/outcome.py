@@ -13,7 +13,7 @@ import ml_collections
 
 from fspo_jax import data as data_lib
 from fspo_jax.episodes import sources
-from fspo_jax.evaluation import evaluate, plots, report
+from fspo_jax.evaluation import evaluate, plots, report, report_analysis, responses
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.training import metrics
 from fspo_jax.workdir import Workdir
@@ -28,7 +28,7 @@ def write(
   settings: evaluate.Settings,
   mesh: jax.sharding.Mesh,
 ) -> None:
-  """Writes results.json and report/.
+  """Writes results.json, responses.jsonl and report/.
 
   Args:
     workdir: of the run.
@@ -84,7 +84,13 @@ def write(
     results["baselines_ci95"] = {
       name: {split: rules[name].ci for split, rules in baselines.items()} for name in names
     }
+  for key in report_analysis.KEYS:
+    by_split = {split: r.analysis[key] for split, r in found.items() if r.analysis.get(key)}
+    if by_split:
+      results[key] = by_split
   results_lib.write(workdir.path / "results.json", results)
+  answered = [one for r in found.values() for one in r.answered]
+  workdir.write(responses.NAME, responses.dumps(answered))
   directory = workdir.path / "report"
   directory.mkdir(exist_ok=True)
   figures = {}

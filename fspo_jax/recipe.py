@@ -281,7 +281,10 @@ class Recipe:
         others=others,
       )
       found[name] = evaluate.evaluate_split(
-        evaluation, truth=plan.data.truth(episodes), baselines=plan.data.baselines
+        evaluation,
+        truth=plan.data.truth(episodes),
+        baselines=plan.data.baselines,
+        beta=reference_lib.reward_scale(self.config),
       )
     outcome.write(
       self.workdir,

@@ -10,7 +10,7 @@ from absl import app
 import pytest
 
 from fspo_jax import recipe
-from fspo_jax.evaluation import evaluate, statistics
+from fspo_jax.evaluation import evaluate, judge, statistics
 from tests import tiny, tiny_base
 
 
@@ -25,6 +25,21 @@ def run(tmp_path_factory):
   tiny_base.make(path / "base")
   tiny_base.run_row(path / "base", path / "run", "fspo_dpo")
   return path / "run"
+
+
+def test_its_responses_are_kept_for_any_judge(run):
+  """The true reward judges them as it did in the evaluation, with the same users."""
+  results = json.loads((run / "results.json").read_text())
+  judge.main([str(run), f"--model={judge.WORLD}"])
+  record = json.loads((run / "judge" / "world.json").read_text())
+  for method, by in results["win_rate"].items():
+    for split, expected in by.items():
+      found = record["win_rate"][method][split]
+      assert found["mean"] == pytest.approx(expected["mean"]) and found["ci95"] is not None
+      assert found["users"] == expected["users"]
+  assert set(results["paired"]["unseen"]["fspo"]) >= {"base"}
+  assert results["calibration"]["unseen"]["fspo"]["pairs"] > 0
+  assert "## What chance explains" in (run / "report" / "report.md").read_text()
 
 
 def _record(run, name, *arguments):

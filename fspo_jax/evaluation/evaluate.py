@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from fspo_jax.episodes.sampling import Episode, EpisodeFn
+from fspo_jax.evaluation import analysis, statistics, win_rate
 from fspo_jax.evaluation import methods as methods_lib
-from fspo_jax.evaluation import statistics, win_rate
 from fspo_jax.evaluation.contenders import Contender, Margins, Models, Prompted, Scorer
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.report import UserSample
+from fspo_jax.evaluation.responses import Answered
 from fspo_jax.evaluation.truth import Truth
 from fspo_jax.inference.sampler import Decoding
 
@@ -84,6 +85,8 @@ class SplitResult:
   baselines: dict[str, statistics.Interval]
   facts: dict[str, float]
   samples: list[UserSample]
+  answered: list[Answered]
+  analysis: dict[str, Any]
 
 
 class SplitEvaluation:
@@ -164,20 +167,18 @@ class SplitEvaluation:
       self._written += [[w.text for w in flat[i : i + step]] for i in range(0, len(flat), step)]
     return self._written[: len(episodes)]
 
-  def win_rates(
-    self, truth: Truth
-  ) -> tuple[dict[float, dict[str, dict[str, Any]]], list[UserSample]]:
-    """Win rates at each temperature, and three users' responses at the first."""
+  def matches(self, truth: Truth) -> tuple[dict[float, win_rate.Match], list[list[str]]]:
+    """What every method answers at each temperature, and to which prompts of each user."""
     s = self.settings
     episodes = self.episodes[: s.win_rate_users]
     users = [truth.user(i) for i in range(len(episodes))]
     prompts = win_rate.draw_prompts(
       truth.question, episodes, s.win_rate_prompts, self._stream("prompts")
     )
-    rates, samples = {}, []
+    matches = {}
     for temperature in s.temperatures:
       decoding = Decoding(temperature, s.top_p, s.max_response_tokens)
-      match = win_rate.play(
+      matches[temperature] = match = win_rate.play(
         truth.world,
         users,
         episodes,
@@ -186,11 +187,49 @@ class SplitEvaluation:
         decoding,
         seed=self._stream("responses", temperature),
       )
-      ids = self.user_ids[: len(episodes)]
-      rates[temperature] = {n: match.interval(n, ids, s.bootstrap) for n in self.contenders}
       _LOG.info("%s: responses cut at the limit: %s", self.split, match.unfinished)
-      samples = samples or self._samples(match, prompts)
-    return rates, samples
+    return matches, prompts
+
+  def win_rates(self, match: win_rate.Match, users: int) -> dict[str, dict[str, Any]]:
+    """The win rate of each method against the base's responses, of so many users."""
+    ids = self.user_ids[:users]
+    return {n: match.interval(n, ids, self.settings.bootstrap) for n in self.contenders}
+
+  def answered(
+    self, matches: Mapping[float, win_rate.Match], prompts: Sequence[Sequence[str]]
+  ) -> list[Answered]:
+    """All of it as it is stored, for any judge."""
+    return [
+      Answered(
+        split=self.split,
+        temperature=temperature,
+        user_id=self.user_ids[i],
+        description=self.episodes[i].description,
+        shots=self.episodes[i].shots,
+        prompts=prompts[i],
+        responses={name: texts[i] for name, texts in match.responses.items()},
+        again=match.again[i],
+        rewards={name: values[i].tolist() for name, values in match.rewards.items()},
+        rewards_again=match.rewards_again[i].tolist(),
+      )
+      for temperature, match in matches.items()
+      for i in range(len(prompts))
+    ]
+
+  def answered_samples(self, samples: Sequence[UserSample]) -> list[Answered]:
+    """The samples as they are stored: of users whom nothing judges here."""
+    return [
+      Answered(
+        split=self.split,
+        temperature=self.settings.temperatures[0],
+        user_id=sample.user_id,
+        description=sample.description,
+        shots=sample.shots,
+        prompts=[sample.prompt],
+        responses={name: [text] for name, text in sample.responses.items()},
+      )
+      for sample in samples
+    ]
 
   def samples(self) -> list[UserSample]:
     """What each method answers to some users' own queries, where nobody judges it."""
@@ -213,7 +252,8 @@ class SplitEvaluation:
       for i, episode in enumerate(episodes)
     ]
 
-  def _samples(self, match: win_rate.Match, prompts: list[list[str]]) -> list[UserSample]:
+  def samples_of(self, match: win_rate.Match, prompts: list[list[str]]) -> list[UserSample]:
+    """Some users' responses to their first prompt."""
     return [
       UserSample(
         user_id=self.user_ids[i],
@@ -261,6 +301,7 @@ def evaluate_split(
   *,
   truth: Truth | None,
   baselines: BaselineFn | None,
+  beta: float | None = None,
 ) -> SplitResult:
   """Measures everything that can be measured on a split.
 
@@ -268,13 +309,25 @@ def evaluate_split(
     evaluation: the split's episodes and the models.
     truth: the world behind the users, where there is one: it judges, and sets the ceiling.
     baselines: what rules that know nothing of the user reach.
+    beta: what makes implicit rewards of log-odds; None where they are none.
   """
-  accuracy, intervals = evaluation.intervals(evaluation.margins())
+  margins = evaluation.margins()
+  accuracy, intervals = evaluation.intervals(margins)
   ceiling, rates, samples, descriptions = {}, {}, [], {}
+  answered: list[Answered] = []
+  more = {"calibration": {} if beta is None else analysis.calibrated(margins, beta)}
   if truth is not None:
     ceiling = evaluation.ceiling(truth)
+    first_queries = [episode.queries[0] for episode in evaluation.episodes]
+    more["accuracy_by_attribute"] = analysis.by_attribute(truth.world, first_queries, margins)
     if evaluation.settings.win_rate_users:
-      rates, samples = evaluation.win_rates(truth)
+      matches, prompts = evaluation.matches(truth)
+      rates = {t: evaluation.win_rates(match, len(prompts)) for t, match in matches.items()}
+      first, ids = next(iter(matches.values())), evaluation.user_ids[: len(prompts)]
+      samples = evaluation.samples_of(first, prompts)
+      more["binomial"] = analysis.binomial(first, ids)
+      more["paired"] = analysis.paired(first, ids, evaluation.settings.bootstrap)
+      answered = evaluation.answered(matches, prompts)
     if "fspo_rat" in evaluation.contenders:
       first = evaluation.episodes[: evaluation.settings.rat_episodes]
       f1 = [
@@ -284,6 +337,7 @@ def evaluate_split(
       descriptions = {str(k): float(x) for k, x in enumerate(np.mean(f1, axis=0))}
   if not samples and evaluation.settings.sample_users:
     samples = evaluation.samples()
+    answered = evaluation.answered_samples(samples)
   queries = [(e.user_id, query) for e in evaluation.episodes for query in e.queries]
   rules = {}
   if baselines is not None:
@@ -295,4 +349,6 @@ def evaluate_split(
       for name, right in baselines(queries).items()
     }
   facts = evaluation.scorer.facts
-  return SplitResult(accuracy, intervals, ceiling, rates, descriptions, rules, facts, samples)
+  return SplitResult(
+    accuracy, intervals, ceiling, rates, descriptions, rules, facts, samples, answered, more
+  )

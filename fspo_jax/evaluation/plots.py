@@ -189,12 +189,14 @@ class Panel:
     lines: the curves.
     percent: whether heights are fractions, to be shown in %.
     mark: where a thin line stands, such as the end of what was trained; None for none.
+    ends: whether each line's name is followed by its last height.
   """
 
   title: str
   lines: Sequence[Line]
   percent: bool = False
   mark: float | None = None
+  ends: bool = True
 
 
 def panels(drawn: Sequence[Panel], path: str | os.PathLike[str], *, xlabel: str) -> None:
@@ -208,7 +210,8 @@ def panels(drawn: Sequence[Panel], path: str | os.PathLike[str], *, xlabel: str)
           ax.fill_between(line.xs, *band.T, color=line.color, alpha=0.13, linewidth=0)
         ax.plot(line.xs, line.ys, color=line.color, linewidth=2, clip_on=False)
         value = f"{100 * line.ys[-1]:.1f}" if panel.percent else f"{line.ys[-1]:.2f}"
-        ends.append((line.ys[-1], f"{line.label}  {value}", line.color, False))
+        label = f"{line.label}  {value}" if panel.ends else line.label
+        ends.append((line.ys[-1], label, line.color, False))
       if panel.mark is not None:
         ax.axvline(panel.mark, color=_MUTED, linewidth=1, linestyle=(0, (1, 2)))
       if panel.percent:

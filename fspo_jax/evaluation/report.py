@@ -8,16 +8,14 @@ left out of the report.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import html
 import json
 import os
 import pathlib
-import re
 from typing import Any
 
-from fspo_jax.evaluation import plots
+from fspo_jax.evaluation import markdown, plots, report_analysis
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.results import SPLITS, Results
@@ -93,6 +91,7 @@ def write_report(
     blocks += _win_rate_table(key, results[key])
     if key == "win_rate" and win_rate_plot:
       blocks.append("![Win rates](win_rates.png)")
+  blocks += report_analysis.blocks(results, directory)
   blocks += _methods(results)
   blocks += _baselines(results.get("baselines", {}), results.get("baselines_ci95", {}))
   blocks += _samples(samples)
@@ -123,11 +122,11 @@ def headline(results: Results) -> str:
   parts = []
   for method in ours + [method for method in methods if method not in ours]:
     last = str(_last_k(accuracy[method][split]))
-    value = _rate(accuracy[method][split][last], intervals[method][split][last], unit=" %")
+    value = markdown.rate(accuracy[method][split][last], intervals[method][split][last], unit=" %")
     parts.append(f"{METHODS[method].label} {value}")
   if split in results["bayes_accuracy"]:
     best = results["bayes_accuracy"][split]
-    parts.append(f"the Bayes ceiling {_rate(best[str(_last_k(best))], unit=' %')}")
+    parts.append(f"the Bayes ceiling {markdown.rate(best[str(_last_k(best))], unit=' %')}")
   text = (
     f"**{SPLITS[split]}, up to {_count(k, 'shot')}:** preference accuracy is {', '.join(parts)}."
   )
@@ -138,7 +137,7 @@ def headline(results: Results) -> str:
   ]
   if ours:
     wins = [
-      f"{METHODS[m].label} wins {_rate(rates[m]['mean'], rates[m]['ci95'], unit=' %')} "
+      f"{METHODS[m].label} wins {markdown.rate(rates[m]['mean'], rates[m]['ci95'], unit=' %')} "
       f"({_count(rates[m]['users'], 'user')})"
       for m in ours
     ]
@@ -164,8 +163,8 @@ def _what_was_run(environment: Mapping[str, Any], data_facts: Mapping[str, objec
   blocks = []
   for heading, table in (("## What was run", facts), ("## Data", data_facts)):
     if table:
-      rows = [(_text(key), _value(value)) for key, value in table.items()]
-      blocks += [heading, _table(("", ""), rows)]
+      rows = [(markdown.text(key), _value(value)) for key, value in table.items()]
+      blocks += [heading, markdown.table(("", ""), rows)]
   return blocks
 
 
@@ -183,16 +182,16 @@ def _accuracy_tables(results: Results) -> list[str]:
       row = [k]
       for method in methods:
         mean = accuracy[method][split].get(k)
-        row.append("" if mean is None else _rate(mean, intervals[method][split][k]))
+        row.append("" if mean is None else markdown.rate(mean, intervals[method][split][k]))
       if bayes:
-        row.append(_rate(bayes[k]) if k in bayes else "")
+        row.append(markdown.rate(bayes[k]) if k in bayes else "")
       rows.append(row)
     header = [
       "k",
       *(METHODS[method].label for method in methods),
       *(["Bayes ceiling"] if bayes else []),
     ]
-    blocks += [f"### {label}", _table(header, rows, align="right")]
+    blocks += [f"### {label}", markdown.table(header, rows, align="right")]
   blocks.append(
     "In %, with 95 % intervals from resampling users. Chance is 50; a margin of exactly zero "
     "counts half."
@@ -217,15 +216,15 @@ def _win_rate_table(key: str, rates: Mapping[str, Any]) -> list[str]:
       row = [row_of.label]
       for split in splits:
         rate = rates[method].get(split)
-        row += [_rate(rate["mean"], rate["ci95"]), str(rate["users"])] if rate else ["", ""]
+        row += [markdown.rate(rate["mean"], rate["ci95"]), str(rate["users"])] if rate else ["", ""]
       rows.append(row)
   header = [""]
   for split in splits:
     header += [SPLITS[split], "users"]
   variant = key.removeprefix("win_rate").lstrip("_").replace("_", " ")
   return [
-    f"## Win rate ({_text(variant)})" if variant else "## Win rate",
-    _table(header, rows, align="right"),
+    f"## Win rate ({markdown.text(variant)})" if variant else "## Win rate",
+    markdown.table(header, rows, align="right"),
     "In %, with 95 % intervals from resampling users: how often the judge prefers the response to "
     "the base model's, for that user; ties count half.",
   ]
@@ -246,12 +245,12 @@ def _baselines(
   splits = [split for split in SPLITS if any(split in by for by in baselines.values())]
   rows = [
     [
-      _text(name),
-      *(_rate(by[s], intervals.get(name, {}).get(s)) if s in by else "" for s in splits),
+      markdown.text(name),
+      *(markdown.rate(by[s], intervals.get(name, {}).get(s)) if s in by else "" for s in splits),
     ]
     for name, by in sorted(baselines.items())
   ]
-  table = _table(["", *(SPLITS[split] for split in splits)], rows, align="right")
+  table = markdown.table(["", *(SPLITS[split] for split in splits)], rows, align="right")
   return ["## Baselines", table, "Preference accuracy in %, with 95 % intervals by user."]
 
 
@@ -265,16 +264,18 @@ def _samples(samples: Sequence[UserSample]) -> list[str]:
       raise ValueError(
         f"sample of user {sample.user_id!r}: expected methods of {list(METHODS)}, found {unknown}"
       )
-    blocks.append(f"### User {_text(sample.user_id)}")
+    blocks.append(f"### User {markdown.text(sample.user_id)}")
     about = []
     if sample.description is not None:
-      about.append(f"- **Gold description:** {_text(sample.description)}")
+      about.append(f"- **Gold description:** {markdown.text(sample.description)}")
     if sample.written_description is not None:
-      about.append(f"- **Description the model wrote:** {_text(sample.written_description)}")
+      about.append(
+        f"- **Description the model wrote:** {markdown.text(sample.written_description)}"
+      )
     if about:
       blocks.append("\n".join(about))
     blocks += _shots(sample.shots)
-    blocks += [f"**Prompt:** {_text(sample.prompt)}", _responses(sample)]
+    blocks += [f"**Prompt:** {markdown.text(sample.prompt)}", _responses(sample)]
   return blocks
 
 
@@ -283,15 +284,15 @@ def _shots(shots: Sequence[Preference]) -> list[str]:
     return []
   header = ["", "shots", "**chosen**", "rejected"]
   rows = [
-    [str(i), _text(shot.prompt), _text(shot.chosen), _text(shot.rejected)]
+    [str(i), markdown.text(shot.prompt), markdown.text(shot.chosen), markdown.text(shot.rejected)]
     for i, shot in enumerate(shots, 1)
   ]
-  blocks = [_table(header, rows[:_SHOTS_SHOWN])]
+  blocks = [markdown.table(header, rows[:_SHOTS_SHOWN])]
   rest = rows[_SHOTS_SHOWN:]
   if rest:
     more = _count(len(rest), "more shot")
     # The blank lines inside make a Markdown reader go on reading Markdown.
-    blocks += [f"<details><summary>{more}</summary>", _table(header, rest), "</details>"]
+    blocks += [f"<details><summary>{more}</summary>", markdown.table(header, rest), "</details>"]
   return blocks
 
 
@@ -301,26 +302,26 @@ def _responses(sample: UserSample) -> str:
   rows = []
   for method, row_of in METHODS.items():
     if method in sample.responses:
-      row = [row_of.label, _text(sample.responses[method])]
+      row = [row_of.label, markdown.text(sample.responses[method])]
       if rewards:
         reward = rewards.get(method)
         text = "" if reward is None else f"{reward:.2f}"
         row.append(f"**{text}**" if text and reward == best else text)
       rows.append(row)
-  return _table(["", "response", *(["reward"] if rewards else [])], rows)
+  return markdown.table(["", "response", *(["reward"] if rewards else [])], rows)
 
 
 def _wall_times(wall_seconds: Mapping[str, float]) -> list[str]:
   if not wall_seconds:
     return []
-  rows = [[_text(stage), _duration(seconds)] for stage, seconds in wall_seconds.items()]
+  rows = [[markdown.text(stage), _duration(seconds)] for stage, seconds in wall_seconds.items()]
   rows.append(["**all**", f"**{_duration(sum(wall_seconds.values()))}**"])
-  return ["## Wall time", _table(["stage", ""], rows, align="right")]
+  return ["## Wall time", markdown.table(["stage", ""], rows, align="right")]
 
 
 def _rest(results: Results) -> list[str]:
   """Later additions to the results that have no section of their own, as they are."""
-  shown = {*results_lib.REQUIRED, "baselines", "baselines_ci95"}
+  shown = {*results_lib.REQUIRED, "baselines", "baselines_ci95", *report_analysis.KEYS}
   rest = {
     key: results[key]
     for key in sorted(results)
@@ -331,28 +332,10 @@ def _rest(results: Results) -> list[str]:
   return ["## Further numbers", "```json\n" + json.dumps(rest, indent=2, sort_keys=True) + "\n```"]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, align: str = "left") -> str:
-  """A Markdown table; the first column is always left-aligned."""
-  rule = [":--", *(["--:" if align == "right" else ":--"] * (len(header) - 1))]
-  return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
-
-
-def _text(text: str) -> str:
-  """Any text as Markdown that shows it as it is, on one line, also in a table."""
-  escaped = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text.strip(), quote=False))
-  return "<br>".join(escaped.splitlines())
-
-
 def _value(value: object) -> str:
   if isinstance(value, Mapping):
-    return ", ".join(f"{_text(str(key))} {_value(item)}" for key, item in value.items())
-  return _text(str(value))
-
-
-def _rate(mean: float, interval: Sequence[float] | None = None, *, unit: str = "") -> str:
-  """A fraction in %, such as "71.2 [69.0, 73.3]"."""
-  text = f"{100 * mean:.1f}{unit}"
-  return text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    return ", ".join(f"{markdown.text(str(key))} {_value(item)}" for key, item in value.items())
+  return markdown.text(str(value))
 
 
 def _duration(seconds: float) -> str:

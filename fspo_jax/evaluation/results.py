@@ -21,7 +21,16 @@ More top-level keys may follow, of any JSON. Three are known and checked too: `w
 shape of `win_rate`), "baselines" ({NAME: {SPLIT: preference accuracy}}) and "padding_fraction"
 ({STAGE or "evaluation, SPLIT": fraction of the tokens}). A recipe also writes "dropped_shots" (the
 same keys: whole shots that rows had no room for) and, for a world, "description_f1" ({SPLIT: {k: F1
-of the tastes that the written descriptions name}}).
+of the tastes that the written descriptions name}}); and what `analysis.py` finds, after all shots
+and at the first temperature:
+
+  {
+    "binomial": {SPLIT: {METHOD: {"won", "lost", "p", "users_for", "users_against", "p_by_user"}}},
+    "paired": {SPLIT: {METHOD: {METHOD: {"difference", "ci95", "wilcoxon_p", "permutation_p",
+               "preferred", "users"}}}},
+    "calibration": {SPLIT: {METHOD: {"ece", "log_loss", "pairs", "bins": [...]}}},
+    "accuracy_by_attribute": {SPLIT: {WORDS: {"pairs": n, METHOD: accuracy}}}
+  }
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import math
 from jaxtyping import Float, Shaped
 import numpy as np
 import scipy.stats
+import sklearn.metrics
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +38,44 @@ class Interval:
   def ci(self) -> list[float] | None:
     """`[low, high]` as results.json holds it; None where one user allows no interval."""
     return None if math.isnan(self.low) else [self.low, self.high]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Binomial:
+  """One-sided sign tests of "more often won than lost": ties say nothing and are left out.
+
+  Attributes:
+    won: items that are more than half a win.
+    lost: items that are less.
+    p: the probability of so many wins or more, were wins and losses equally likely and items
+      independent, as the paper tests; where a user has several items, too small.
+    users_for: users who won more than half in the mean.
+    users_against: users who won less.
+    p_by_user: the same probability, of users for items.
+  """
+
+  won: int
+  lost: int
+  p: float
+  users_for: int
+  users_against: int
+  p_by_user: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Paired:
+  """Two methods on the same items, by user.
+
+  Attributes:
+    difference: the mean of ours minus theirs, with its interval by bootstrap over users.
+    wilcoxon_p: of Wilcoxon's signed-rank test of the users' mean differences, two-sided.
+    permutation_p: of swapping the methods' names user by user, two-sided, by the mean of the
+      users' mean differences.
+  """
+
+  difference: Interval
+  wilcoxon_p: float
+  permutation_p: float
 
 
 def _mean_of_all(
@@ -107,6 +146,103 @@ def cluster_bootstrap(
     rng=np.random.default_rng(seed),
   ).confidence_interval
   return Interval(mean, float(interval.low), float(interval.high), clusters=users.size)
+
+
+def binomial_test(outcomes: Float[np.ndarray, " n"], users: Shaped[np.ndarray, " n"]) -> Binomial:
+  """Tests whether outcomes are more often wins than losses, one-sided.
+
+  Args:
+    outcomes: in [0, 1]: 1 for a win, 0 for a loss, 0.5 for a tie.
+    users: the user id of each.
+  """
+  outcomes = np.asarray(outcomes, np.float64)
+  _check_finite("outcomes", outcomes)
+  by_user = _user_means(outcomes, users)
+  counts = [int(x) for own in (outcomes, by_user) for x in ((own > 0.5).sum(), (own < 0.5).sum())]
+  return Binomial(
+    counts[0], counts[1], _sign_test(*counts[:2]), counts[2], counts[3], _sign_test(*counts[2:])
+  )
+
+
+def _sign_test(won: int, lost: int) -> float:
+  if not won + lost:
+    return 1.0
+  return float(scipy.stats.binomtest(won, won + lost, alternative="greater").pvalue)
+
+
+def _user_means(
+  values: Float[np.ndarray, " n"], users: Shaped[np.ndarray, " n"]
+) -> Float[np.ndarray, " users"]:
+  """The mean of each user's values, users in the order of their ids."""
+  _, user_of_item = np.unique(np.asarray(users), return_inverse=True)
+  return np.bincount(user_of_item, weights=values) / np.bincount(user_of_item)
+
+
+def paired(
+  ours: Float[np.ndarray, " n"],
+  theirs: Float[np.ndarray, " n"],
+  users: Shaped[np.ndarray, " n"],
+  *,
+  resamples: int = 2000,
+  seed: int = 0,
+) -> Paired:
+  """Compares two methods that were asked the same.
+
+  Args:
+    ours: an outcome per item, such as those of `win_rate`.
+    theirs: of the other method, on the same items.
+    users: the user id of each item.
+    resamples: of users for the interval, and of swaps for the permutation test (which tries all
+      where there are no more than that).
+    seed: the only source of randomness.
+
+  Raises:
+    ValueError: there is not one of each for every item, or they are not finite.
+  """
+  ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+  if ours.shape != theirs.shape:
+    raise ValueError(f"expected outcomes of one shape, found {ours.shape} and {theirs.shape}")
+  interval = cluster_bootstrap(ours - theirs, users, resamples=resamples, seed=seed)
+  by_user = _user_means(ours - theirs, users)
+  if not by_user.any():
+    return Paired(interval, 1.0, 1.0)
+  permutation = scipy.stats.permutation_test(
+    (by_user,),
+    np.mean,
+    permutation_type="samples",
+    vectorized=True,
+    n_resamples=resamples,
+    rng=np.random.default_rng(seed),
+  )
+  wilcoxon = scipy.stats.wilcoxon(by_user)
+  return Paired(interval, float(wilcoxon.pvalue), float(permutation.pvalue))
+
+
+def kappa(ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " n"]) -> float | None:
+  """Cohen's kappa of two judges, of whether each item is a win, a loss or neither.
+
+  Args:
+    ours: an outcome in [0, 1] per item; more than half is a win.
+    theirs: the other judge's, of the same items.
+
+  Returns:
+    1 for full agreement, 0 for that of chance; None where both judges always say the same one
+    thing, which chance would agree on as well.
+  """
+  signs = [np.sign(np.asarray(x, np.float64) - 0.5).astype(int) for x in (ours, theirs)]
+  if len(np.unique(np.concatenate(signs))) < 2:
+    return None
+  return float(sklearn.metrics.cohen_kappa_score(*signs))
+
+
+def order_flip_rate(orders: Float[np.ndarray, "n 2"]) -> float:
+  """How often a judge says another thing when the two responses are shown the other way round.
+
+  Args:
+    orders: of each item the outcome in either order, both as wins of the same response.
+  """
+  orders = np.asarray(orders, np.float64)
+  return float((orders[:, 0] != orders[:, 1]).mean())
 
 
 def preference_accuracy(margins: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

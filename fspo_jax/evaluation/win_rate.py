@@ -28,12 +28,16 @@ class Match:
     rewards: the true reward of each.
     unfinished: fraction of responses cut at the token limit, of each method.
     outcomes: for each method and user, 1 where its response beats the base model's, ties half.
+    again: the base's second draw, which the base itself plays against.
+    rewards_again: the true reward of each.
   """
 
   responses: Mapping[str, list[list[str]]]
   rewards: Mapping[str, Float[np.ndarray, "users prompts"]]
   unfinished: Mapping[str, float]
   outcomes: Mapping[str, Float[np.ndarray, "users prompts"]]
+  again: list[list[str]]
+  rewards_again: Float[np.ndarray, "users prompts"]
 
   def interval(self, method: str, users: Sequence[str], resamples: int) -> dict[str, Any]:
     """Mean, 95 % interval by bootstrap over users, and number of users."""
@@ -109,9 +113,9 @@ def play(
   order = list(METHODS)
   for name, player in players.items():
     responses[name], rewards[name], unfinished[name] = answer(player, seed + order.index(name))
-  _, opponent, _ = answer(players[base_name], seed + len(order))
+  again, opponent, _ = answer(players[base_name], seed + len(order))
   outcomes = {
     name: statistics.win_rate(own, opponent if name == base_name else rewards[base_name])
     for name, own in rewards.items()
   }
-  return Match(responses, rewards, unfinished, outcomes)
+  return Match(responses, rewards, unfinished, outcomes, again, opponent)

@@ -31,6 +31,7 @@ VIEWS = "Viewpoints"
 GUIDELINES = "Scoring Guidelines"
 RESPONSE_A = "Response A"
 RESPONSE_B = "Response B"
+PREFERENCES = "Preferences of the User"
 PREFERRED = "Preferred Response"
 TASK = "Task"
 
@@ -63,6 +64,8 @@ _KINDS = {
   "response": _Kind("response", _TEXT),
   "pick": _Kind("viewpoint", _TEXT),
   "label": _Kind("preferred", {"type": "string", "enum": ["A", "B"]}),
+  # Of a judge of responses, `evaluation/judges.py`.
+  "verdict": _Kind("preferred", {"type": "string", "enum": ["A", "B", "tie"]}),
   "refine": _Kind("addition", _TEXT, may_be_empty=True),
 }
 SCHEMAS = {name: kind.schema for name, kind in _KINDS.items()}
@@ -230,6 +233,11 @@ def refine(
   return _request("refine", settings, settings.judge, seed, system, given)
 
 
+def message(given: Mapping[str, str]) -> str:
+  """The user's message: what is given, by heading."""
+  return "\n\n".join([f"## {heading}\n{_escaped(text)}" for heading, text in given.items()])
+
+
 def sections(prompt: str) -> dict[str, str]:
   """The texts that a request's prompt gives, by heading; exactly as they were given."""
   found = {}
@@ -295,12 +303,11 @@ def _escaped(text: str) -> str:
 def _request(
   kind: str, settings: Settings, model: Model, seed: int, system: str, given: Mapping[str, str]
 ) -> Request:
-  prompt = "\n\n".join([f"## {heading}\n{_escaped(text)}" for heading, text in given.items()])
   return Request(
     stage=kind,
     model=model.name,
     system=system,
-    prompt=prompt,
+    prompt=message(given),
     schema_name=kind,
     schema=SCHEMAS[kind],
     temperature=model.temperature,

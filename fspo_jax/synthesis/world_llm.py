@@ -94,6 +94,8 @@ class WorldLLM(Generic[UserT]):
         return {"viewpoint": self._pick(request, given)}
       case "label":
         return {"preferred": self._label(request, given)}
+      case "verdict":
+        return {"preferred": self._label(request, given, tie="tie")}
       case "refine":
         return {"addition": self._addition(request, given)}
     raise ValueError(
@@ -142,7 +144,8 @@ class WorldLLM(Generic[UserT]):
     best = [view for view, reward in zip(views, of_views, strict=True) if reward == max(of_views)]
     return best[rng.randrange(len(best))]
 
-  def _label(self, request: Request, given: Mapping[str, str]) -> str:
+  def _label(self, request: Request, given: Mapping[str, str], tie: str = "") -> str:
+    """'A' or 'B'; `tie` where both are as good, by chance one of the two where that is ''."""
     flaws, rng = self._flaws, random.Random(request.key)
     a, b = given[prompts.RESPONSE_A], given[prompts.RESPONSE_B]
     if rng.random() < flaws.position_bias:
@@ -158,7 +161,7 @@ class WorldLLM(Generic[UserT]):
       for kind in (self._kind(prompt, a), self._kind(prompt, b))
     )
     if of_a == of_b:
-      return "AB"[rng.random() < 0.5]
+      return tie or "AB"[rng.random() < 0.5]
     return "AB"[(of_b > of_a) != (rng.random() < flaws.label_noise)]
 
   def _addition(self, request: Request, given: Mapping[str, str]) -> str:

@@ -110,6 +110,7 @@ GOOD = {
   "response": {"response": "Yes."},
   "pick": {"viewpoint": "by the book"},
   "label": {"preferred": "B"},
+  "verdict": {"preferred": "tie"},
   "refine": {"addition": ""},
 }
 

@@ -1,0 +1,107 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The sections of a report on what `analysis.py` finds; what is not in the results is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+from fspo_jax.evaluation import calibration
+from fspo_jax.evaluation.markdown import p_value, rate, table, text
+from fspo_jax.evaluation.methods import METHODS
+from fspo_jax.evaluation.results import SPLITS, Results
+
+KEYS = ("binomial", "paired", "calibration", "accuracy_by_attribute")
+
+
+def blocks(results: Results, directory: pathlib.Path) -> list[str]:
+  """Markdown, and calibration.png in the report's folder."""
+  found = _chance(results.get("binomial", {}), results.get("paired", {}))
+  found += _by_attribute(results.get("accuracy_by_attribute", {}))
+  found += _calibration(results.get("calibration", {}), directory)
+  return found
+
+
+def _chance(binomial: Mapping[str, Any], paired: Mapping[str, Any]) -> list[str]:
+  found = []
+  for split in SPLITS:
+    rows = [
+      [METHODS[name].label, f"{x['won']} : {x['lost']}", p_value(x["p"]),
+       f"{x['users_for']} : {x['users_against']}", p_value(x["p_by_user"])]
+      for name, x in _in_order(binomial.get(split, {}))
+    ]  # fmt: skip
+    if rows:
+      header = ["against the base", "won : lost", "p", "users won : lost", "p"]
+      found += [f"### {SPLITS[split]}", table(header, rows, align="right")]
+    rows = [
+      [
+        f"{METHODS[ours].label} − {METHODS[other].label}",
+        rate(x["difference"], x["ci95"]),
+        p_value(x["permutation_p"]),
+        p_value(x["wilcoxon_p"]),
+        rate(x["preferred"]),
+      ]
+      for ours, by in _in_order(paired.get(split, {}))
+      for other, x in _in_order(by)
+    ]
+    if rows:
+      header = ["win rates", "difference", "p, permutation", "p, Wilcoxon", "preferred"]
+      found.append(table(header, rows, align="right"))
+  if not found:
+    return []
+  return [
+    "## What chance explains",
+    *found,
+    "p of the first table: one-sided binomial tests, of responses (as if they were independent, "
+    "which those to one user are not) and of users; ties are left out. Of the second: two-sided "
+    "tests by user of the difference of win rates, in %, with its 95 % interval from resampling "
+    "users; `preferred` is how often the first one's response is liked better than the second's, "
+    "ties half.",
+  ]
+
+
+def _by_attribute(found: Mapping[str, Any]) -> list[str]:
+  made = []
+  for split in SPLITS:
+    attributes = found.get(split)
+    if not attributes:
+      continue
+    methods = [name for name in METHODS if any(name in x for x in attributes.values())]
+    rows = [
+      [text(name), str(x["pairs"]), *(rate(x[m]) if m in x else "" for m in methods)]
+      for name, x in attributes.items()
+    ]
+    header = ["the responses differ in", "pairs", *(METHODS[m].label for m in methods)]
+    made += [f"### {SPLITS[split]}", table(header, rows, align="right")]
+  if not made:
+    return []
+  note = (
+    "Preference accuracy in % after all shots; a pair that differs in several attributes counts in "
+    "each."
+  )
+  return ["## By attribute", *made, note]
+
+
+def _calibration(found: Mapping[str, Any], directory: pathlib.Path) -> list[str]:
+  if not any(found.values()):
+    return []
+  calibration.plot(found, directory / "calibration.png")
+  rows = [
+    [METHODS[name].label, SPLITS[split], f"{100 * x['ece']:.1f}", f"{x['log_loss']:.3f}",
+     str(x["pairs"])]
+    for split in SPLITS
+    for name, x in _in_order(found.get(split, {}))
+  ]  # fmt: skip
+  return [
+    "## Calibration of the implicit reward",
+    "![Reliability](calibration.png)",
+    table(["", "users", "ECE", "log loss", "pairs"], rows, align="right"),
+    "How often a pair is ranked right, by how sure the implicit rewards are of it, after all "
+    "shots. ECE: the mean distance of the two, in %. Log loss in nats; 0.693 knows nothing.",
+  ]
+
+
+def _in_order(by_method: Mapping[str, Any]) -> list[tuple[str, Any]]:
+  return [(name, by_method[name]) for name in METHODS if name in by_method]

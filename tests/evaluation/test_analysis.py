@@ -1,0 +1,123 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of calibration, of the breakdown by attribute, and of what the report says of them."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+
+from fspo_jax.evaluation import analysis, calibration, report_analysis, statistics
+from fspo_jax.evaluation.win_rate import Match
+from fspo_jax.preferences import Preference
+from tests import tiny
+
+USERS = [f"user {i // 2}" for i in range(20)]
+
+
+def test_reliability_by_hand():
+  """Two bins: three pairs surer than 0.75, of which one is wrong, and one that is not sure."""
+  margins = np.array([math.log(4), math.log(4), -math.log(9), math.log(1.5)])
+  found = calibration.reliability(margins, bins=2)
+  first, second = found["bins"]
+  assert (first["confidence"], first["accuracy"], first["pairs"]) == (pytest.approx(0.6), 1.0, 1)
+  assert second["confidence"] == pytest.approx((0.8 + 0.8 + 0.9) / 3)
+  assert second["accuracy"] == pytest.approx(2 / 3) and second["pairs"] == 3
+  assert found["ece"] == pytest.approx((0.4 + 3 * (2.5 / 3 - 2 / 3)) / 4)
+  of_chosen = np.array([0.8, 0.8, 0.1, 0.6])
+  assert found["log_loss"] == pytest.approx(-np.log(of_chosen).mean())
+
+
+def test_who_draws_as_it_says_is_calibrated_and_who_boasts_is_not():
+  rng = np.random.default_rng(0)
+  margins = rng.normal(0, 2, 40_000)
+  right = rng.random(margins.size) < scipy.special.expit(np.abs(margins))
+  signed = np.where(right, np.abs(margins), -np.abs(margins))
+  assert calibration.reliability(signed)["ece"] < 0.01
+  boast = calibration.reliability(10 * signed)
+  assert boast["ece"] > 0.1 and boast["log_loss"] > calibration.reliability(signed)["log_loss"]
+  assert boast["bins"][-1]["confidence"] <= 1  # sureness of 1 has a bin
+  # Nothing known is nothing promised.
+  assert calibration.reliability(np.zeros(10))["ece"] == 0
+
+
+def test_only_trained_methods_have_implicit_rewards():
+  margins = {name: [np.array([9.0]), np.array([0.5, np.nan, -1.0])] for name in ("base", "fspo")}
+  found = analysis.calibrated(margins, beta=2.0)
+  assert found == {"fspo": calibration.reliability(np.array([1.0, -2.0]))}
+  with pytest.raises(ValueError, match="expected one or more"):
+    calibration.reliability(np.array([]))
+
+
+@pytest.fixture(scope="module")
+def match():
+  rng = np.random.default_rng(2)
+  rewards = {
+    "base": rng.random((20, 3)),
+    "fewshot_prompted": rng.random((20, 3)) + 0.05,
+    "fspo": rng.random((20, 3)) + 0.4,
+    "fspo_rat": rng.random((20, 3)) + 0.3,
+  }
+  again = rng.random((20, 3))
+  outcomes = {
+    n: statistics.win_rate(r, again if n == "base" else rewards["base"]) for n, r in rewards.items()
+  }
+  return Match({}, rewards, {}, outcomes, [], again)
+
+
+def test_fspo_is_compared_with_every_baseline_and_its_variants_once(match):
+  found = analysis.paired(match, USERS, 200)
+  assert {(a, b) for a, by in found.items() for b in by} == {
+    ("fspo", "base"), ("fspo", "fewshot_prompted"),
+    ("fspo_rat", "base"), ("fspo_rat", "fewshot_prompted"), ("fspo_rat", "fspo"),
+  }  # fmt: skip
+  one = found["fspo"]["fewshot_prompted"]
+  difference = match.outcomes["fspo"] - match.outcomes["fewshot_prompted"]
+  assert one["difference"] == pytest.approx(difference.mean()) and one["users"] == 10
+  assert one["ci95"][0] <= one["difference"] <= one["ci95"][1]
+  preferred = (match.rewards["fspo"] > match.rewards["fewshot_prompted"]).mean()
+  assert one["preferred"] == pytest.approx(preferred)
+  assert set(analysis.binomial(match, USERS)) == {"fewshot_prompted", "fspo", "fspo_rat"}
+
+
+def test_a_pair_counts_in_every_attribute_in_which_it_differs():
+  world, queries, words = tiny.world(), [], []
+  rng = np.random.default_rng(4)
+  prompt = world.question(rng)
+  for _ in range(80):
+    kinds = [int(rng.integers(world.kinds(prompt))) for _ in range(2)]
+    texts = [world.write_response(lambda n: int(rng.integers(n)), prompt, k) for k in kinds]
+    queries.append(
+      Preference(prompt, *texts) if texts[0] != texts[1] else Preference(prompt, *"ab")
+    )
+    words.append([world.reading(prompt, kind).split(", ") for kind in kinds])
+  margins = {"base": [rng.normal(size=80)], "fspo_rat": [rng.normal(size=30)]}
+  found = analysis.by_attribute(world, queries, margins)
+  assert "negative / positive" in found
+  for name, by in found.items():
+    one, other = name.split(" / ")
+    own = [
+      i
+      for i, (a, b) in enumerate(words)
+      if {(one, other), (other, one)} & {*zip(a, b, strict=True)}
+    ]
+    assert by["pairs"] == len(own) >= 20
+    assert by["base"] == pytest.approx((margins["base"][0][own] > 0).mean())
+    few = [i for i in own if i < 30]
+    assert by["fspo_rat"] == pytest.approx((margins["fspo_rat"][0][few] > 0).mean())
+
+
+def test_the_report_shows_all_of_it(match, tmp_path):
+  results = {
+    "binomial": {"unseen": analysis.binomial(match, USERS)},
+    "paired": {"unseen": analysis.paired(match, USERS, 200)},
+    "calibration": {"unseen": analysis.calibrated({"fspo": [np.linspace(-1, 3, 50)]}, beta=1.0)},
+    "accuracy_by_attribute": {"unseen": {"concise / verbose": {"pairs": 30, "fspo": 0.9}}},
+  }
+  text = "\n\n".join(report_analysis.blocks(results, tmp_path))
+  assert "| FSPO − Few-shot prompted |" in text
+  assert "| concise / verbose | 30 | 90.0 |" in text
+  assert f"{100 * results['calibration']['unseen']['fspo']['ece']:.1f}" in text
+  assert (tmp_path / "calibration.png").stat().st_size > 10_000
+  assert report_analysis.blocks({}, tmp_path / "nowhere") == []
