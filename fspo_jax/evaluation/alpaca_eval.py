@@ -73,7 +73,8 @@ def score(annotations: Sequence[Annotation], knowledge: Knowledge | None = None)
     own = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
     return result | own | {"variant": "the baseline", "knowledge": "none"}
   if knowledge is None and baseline == alpaca_files.BASELINE:
-    knowledge = _if_of_these(alpaca_files.known(), annotations)
+    known = alpaca_files.known()
+    knowledge = None if known is None else _if_of_these(known, annotations)
   if knowledge is not None and len(wins) > len(knowledge.difficulty):
     raise ValueError(
       f"{knowledge.source}: knows {len(knowledge.difficulty)} instructions, found {len(wins)}"
