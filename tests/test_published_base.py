@@ -30,8 +30,10 @@ def test_is_small_and_says_how_it_was_made(provenance):
   assert provenance["command"].startswith("python -m fspo_jax.main --config=experiments/base.py")
   text = "".join(file.read_text() for file in files if file.suffix in (".json", ".jsonl"))
   assert str(tiny.REPO) not in text and "/tmp/" not in text
-  curves = (base_lib.PUBLISHED / "curves.jsonl").read_text().splitlines()
-  assert json.loads(curves[-1])["nll/chosen"] < json.loads(curves[0])["nll/chosen"]
+  lines = (base_lib.PUBLISHED / "curves.jsonl").read_text().splitlines()
+  curve = [json.loads(line)["nll/chosen"] for line in lines]
+  # Of the last part, which goes on from others: a fresh model's is log 3072 = 8 nats.
+  assert len(curve) > 50 and max(curve) < 2
 
 
 def test_fits_the_rows_of_the_tables(base):
