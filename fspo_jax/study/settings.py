@@ -12,16 +12,17 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import math
+import pathlib
 from typing import Any
 import urllib.parse
 
 import ml_collections
 
-from fspo_jax import base
-
 CONTEXTS = ("none", "shots", "shots_and_description")
 CHOOSING = ("random", "uncertainty", "information")
 WORLDS = ("reviews", "elix", "roleplay")
+# `fspo_jax.base.PUBLISHED`, of a module that needs jax; the server does without.
+PUBLISHED = pathlib.Path(__file__).parents[1] / "worlds" / "base"
 OURS = "personalized"  # the arm that the others are compared with
 # Keys in which a study may differ from the one it goes on with. All others say what participants
 # were asked and promised, or when the estimates may be looked at.
@@ -277,7 +278,7 @@ def read(c: Mapping[str, Any]) -> Settings:
 
 
 def _folder(path: str) -> str:
-  return str(base.PUBLISHED) if path == "published" else path
+  return str(PUBLISHED) if path == "published" else path
 
 
 def _check(s: Settings) -> None:

@@ -2,11 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A study for each test, and browsers of its participants."""
 
+import functools
+
 import pytest
 
 pytest.importorskip("starlette", reason="the study kit needs pip install 'fspo_jax[study]'")
 
-from tests.study import small  # noqa: E402
+from fspo_jax.study import security
+from tests.study import small
+
+
+@functools.cache
+def _password():
+  return security.hash_password(small.PASSWORD)
 
 
 @pytest.fixture
@@ -24,7 +32,7 @@ def browser(study):
 @pytest.fixture
 def researcher(study):
   """A browser that has given the password."""
-  study.store.set_meta("password", small.security.hash_password(small.PASSWORD))
+  study.store.set_meta("password", _password())
   with small.served(study) as client:
     found = small.Browser(client(), study)
     page = found.get("/researcher")

@@ -4,15 +4,17 @@
 
 import contextlib
 import json
+import pathlib
 import re
 import threading
 
 import numpy as np
 from starlette.testclient import TestClient
 
-from fspo_jax.study import app, opening, personalizing, security
+from fspo_jax.study import app, opening, personalizing
 from fspo_jax.study import settings as settings_lib
 
+REPO = pathlib.Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery"
 HTML = re.compile(r'name="(\w+)" value="([^"]*)"')
 SHORT, LONG = "Yes.", "That is a question with a long history, to which there are many answers."
