@@ -49,8 +49,7 @@ class Dashboard:
     site = self._site
     if visit.method == "GET":
       return site.render(visit, "login.html", wrong=False)
-    if not site.logins.allows(visit.address):
-      raise HTTPException(429)
+    site.check_login(visit.address)
     kept = self._store.meta("password")
     password = visit.form.get("password", "")
     if not isinstance(kept, str) or not security.check_password(password, kept):

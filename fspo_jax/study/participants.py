@@ -46,11 +46,10 @@ class Participants:
   def join(self, visit: Visit) -> Response:
     """The link of an invitation: it can be opened as often as one likes."""
     token, site = visit.parameters["token"], self._site
+    site.check_stranger(visit.address)
     person = site.store.join(token)
     if person is None:
-      if visit.session is not None:  # or it has been counted
-        site.count_stranger(visit.address)
-      raise HTTPException(404)
+      site.refuse(visit.address, 404)
     if person["deleted_at"] is not None:
       return site.render(visit, "deleted.html", 410)
     if visit.session is not None:
@@ -106,14 +105,14 @@ class Participants:
     if outcome == "stale":
       note = "You have answered this in another window. You can still change it here."
       return self._show(visit, phase, position, note=note)
-    return redirect("/")
+    return self.home(visit)
 
   def _show(
     self, visit: Visit, phase: str, position: int, *, note: str = "", typed: str | None = None
   ) -> Response:
     item = self._flow.item(visit.participant, phase, position)
     if item is None:
-      return redirect("/")
+      return self.home(visit)
     place = self._flow.place(visit.participant)
     return self._site.render(
       visit,

@@ -80,11 +80,22 @@ class RateLimit:
 
   def allows(self, name: object) -> bool:
     """Takes one request of a name, if there is one left."""
-    now = self._clock()
     with self._lock:
-      left, since = self._buckets.pop(name, (self._most, now))
-      left = min(self._most, left + (now - since) * self._most / 60)
-      self._buckets[name] = (left - 1 if left >= 1 else left, now)
+      left = self._left(name)
+      self._buckets[name] = (left - 1 if left >= 1 else left, self._clock())
       while len(self._buckets) > _REMEMBERED:
         self._buckets.popitem(last=False)
     return left >= 1
+
+  def exhausted(self, name: object) -> bool:
+    """Whether a name has no request left; takes none."""
+    with self._lock:
+      if name not in self._buckets:
+        return False
+      left = self._left(name)
+      self._buckets[name] = (left, self._clock())
+    return left < 1
+
+  def _left(self, name: object) -> float:
+    left, since = self._buckets.pop(name, (self._most, self._clock()))
+    return min(self._most, left + (self._clock() - since) * self._most / 60)

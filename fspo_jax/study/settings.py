@@ -128,7 +128,7 @@ def default() -> ml_collections.ConfigDict:
   c.limits.body_bytes = 32_768  # of a request
   c.limits.reason_characters = 2000
   c.limits.requests_per_minute = 240  # of a participant
-  c.limits.strangers_per_minute = 60  # of an address, of requests that carry no valid session
+  c.limits.strangers_per_minute = 60  # of an address, without a valid link or session
   c.limits.logins_per_minute = 5  # of an address
   return c
 

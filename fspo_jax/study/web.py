@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 import dataclasses
+import ipaddress
 import pathlib
 import time
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 import urllib.parse
 
 import jinja2
@@ -39,7 +40,7 @@ class Visit:
     parameters: the parts of the path.
     form: of a POST, whose token was good.
     session: whose browser it is; None only where anyone may come.
-    address: where it comes from.
+    address: where it comes from, as rate limits count.
     now: the time.
     shown: of a POST, when its form was asked for.
   """
@@ -80,10 +81,12 @@ class Site:
     limits = flow.settings.limits
     self._requests = security.RateLimit(limits.requests_per_minute)
     self._strangers = security.RateLimit(limits.strangers_per_minute)
-    self.logins = security.RateLimit(limits.logins_per_minute)
+    self._logins = security.RateLimit(limits.logins_per_minute)
+    self._all_logins = security.RateLimit(10 * limits.logins_per_minute)
     self._pages = jinja2.Environment(
       loader=jinja2.FileSystemLoader(_TEMPLATES),
       autoescape=True,
+      auto_reload=False,
       undefined=jinja2.StrictUndefined,
       trim_blocks=True,
       lstrip_blocks=True,
@@ -111,15 +114,13 @@ class Site:
 
   def _serve(self, handler: Handler, who: Who, request: Request, body: bytes) -> Response:
     now = self.clock()
-    address = request.client.host if request.client else ""
+    address = _network(request.client.host if request.client else "")
     session = self._session(request, "researcher" if who == "researcher" else "participant", now)
-    if session is None:
-      self.count_stranger(address)
-      if who == "participant":
-        raise HTTPException(401)
-      if who == "researcher":
-        return redirect("/researcher/login")
-    elif not self._requests.allows(session.token):
+    if session is None and who == "participant":
+      self.refuse(address, 401)
+    if session is None and who == "researcher":
+      return redirect("/researcher/login")
+    if session is not None and not self._requests.allows(session.token):
       raise HTTPException(429)
     form, shown = {}, now
     if request.method == "POST":
@@ -136,9 +137,21 @@ class Site:
     )
     return handler(visit)
 
-  def count_stranger(self, address: str) -> None:
-    """Counts a request that may be a guess; HTTPException 429 if there are too many."""
-    if not self._strangers.allows(address):
+  def refuse(self, address: str, status: int) -> NoReturn:
+    """Refuses what may be a guess, and counts it: HTTPException."""
+    raise HTTPException(status if self._strangers.allows(address) else 429)
+
+  def check_stranger(self, address: str) -> None:
+    """HTTPException 429 for an address that has been refused too often."""
+    if self._strangers.exhausted(address):
+      raise HTTPException(429)
+
+  def check_login(self, address: str) -> None:
+    """HTTPException 429 where passwords are tried too often, from one address or from all.
+
+    A try costs a tenth of a second and 32 MB; participants must not wait for those who guess.
+    """
+    if not (self._logins.allows(address) and self._all_logins.allows("")):
       raise HTTPException(429)
 
   def _session(self, request: Request, kind: str, now: float) -> Session | None:
@@ -216,6 +229,17 @@ class Site:
     if status == 429:
       headers = {**headers, "Retry-After": "30"}
     return HTMLResponse(text, status, headers)
+
+
+def _network(address: str) -> str:
+  """An address, as rate limits count: of IPv6 the /64, of which one host has all addresses."""
+  try:
+    found = ipaddress.ip_address(address)
+  except ValueError:
+    return address
+  if found.version == 4:
+    return address
+  return str(ipaddress.ip_network((found, 64), strict=False))
 
 
 def _when(seconds: float | None) -> str:

@@ -124,8 +124,8 @@ def served(study):
   """A client maker for the real app, with no worker beside it."""
   made = app.make_app(study, work=False)
 
-  def client():
-    return TestClient(made, base_url="https://testserver", client=("1.2.3.4", 5))
+  def client(address="1.2.3.4"):
+    return TestClient(made, base_url="https://testserver", client=(address, 5))
 
   yield client
 

@@ -208,11 +208,30 @@ def test_passwords_cannot_be_tried_forever(study, browser):
   assert browser.post("/researcher/login", page, password=small.PASSWORD).status_code == 429
 
 
+def test_addresses_of_one_host_count_as_one(tmp_path):
+  study = small.study(tmp_path, limits__strangers_per_minute=2)
+  with small.served(study) as client:
+    for addresses, last in (
+      (["2001:db8::1", "2001:db8::2", "2001:db8::3"], 429),
+      (["2001:db9:0:1::1", "2001:db9:0:2::1", "2001:db9:0:3::1"], 401),
+      (["10.0.0.1", "10.0.0.2", "10.0.0.3"], 401),
+    ):
+      clients = [client(address) for address in addresses]
+      assert [c.get("/").status_code for c in clients][-1] == last
+
+
 def test_links_cannot_be_tried_forever(study, browser):
   codes = [browser.get(f"/join/{i}").status_code for i in range(70)]
   assert codes[:50] == [404] * 50 and codes[-1] == 429
-  browser.join()  # a good link still works, and a session is no licence to guess
-  assert browser.get("/join/guess").status_code == 429
+  assert browser.get(f"/join/{browser.link}").status_code == 429  # or guessing would go on
+  with small.served(study) as client:
+    assert small.Browser(client("5.6.7.8"), study).join().status_code == 200
+
+
+def test_a_whole_class_may_come_from_one_address(study):
+  with small.served(study) as client:
+    for _ in range(study.settings.limits.strangers_per_minute + 5):
+      assert small.Browser(client(), study).join(consent=False).status_code == 200
 
 
 def test_a_participant_cannot_flood(tmp_path):

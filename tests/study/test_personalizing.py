@@ -20,6 +20,7 @@ from fspo_jax.study import choosing, personalizing, plan
 from fspo_jax.study import settings as settings_lib
 from fspo_jax.study.flow import Job
 from fspo_jax.study.questions import Pair
+from tests import tiny_base
 from tests.study import small
 
 
@@ -129,11 +130,12 @@ def test_the_chosen_pair_is_the_one_that_active_questions_would_ask(study):
   assert settings_lib.CHOOSING == active_questions.STRATEGIES
 
 
-def test_the_published_base_answers_and_cannot_choose(tmp_path):
+def test_a_real_model_answers_and_one_without_preferences_cannot_choose(tmp_path):
   assert settings_lib.PUBLISHED == base_lib.PUBLISHED
+  tiny_base.make(tmp_path / "base")
   study = small.study(
-    tmp_path,
-    personalized__path="published",
+    tmp_path / "study",
+    personalized__path=str(tmp_path / "base"),
     personalized__context="shots_and_description",
     arms=(("plain", "", "none"),),
     generation__max_tokens=6,
