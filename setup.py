@@ -13,7 +13,7 @@ BEAM = ["apache-beam>=2.77.0"]
 HF = ["jinja2>=3.1.6", "tokenizers>=0.22.0"]
 LLM = ["openai>=3.54.0"]
 PARQUET = ["pyarrow>=18.0.0"]
-STUDY = ["jinja2>=3.1.6", "starlette>=1.0.0", "uvicorn>=0.35.0"]
+STUDY = ["jinja2>=3.1.6", "starlette>=1.10.0", "uvicorn>=0.35.0"]
 
 setuptools.setup(
   name="fspo_jax",
@@ -66,7 +66,7 @@ setuptools.setup(
       *LLM,
       *PARQUET,
       *STUDY,
-      "httpx>=0.28.0",
+      "httpx2>=2.0.0",
       "hypothesis>=6.140.0",
       "pytest>=8.4.0",
       "pytest-xdist>=3.8.0",

@@ -8,8 +8,8 @@ Starts `python -m fspo_jax.study` with the base that comes with the package, who
 the background all the while. Participants come within ten seconds, think 4 to 8 seconds about every
 page, and go through the whole study. After `--kill_after` seconds the server gets SIGKILL, and is
 started again. Then every answer that was acknowledged is looked for in the study's file. Prints, as
-JSON, the latencies of all requests that were answered (a page is one request, or two if it
-redirects), and ends with status 1 if any was an error, or an answer is missing or different.
+JSON, the latencies of requests, and of pages, which may take several, and ends with status 1 if any
+was an error, or an answer is missing or different.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import time
 from typing import Any
 
 from absl import app, flags
-import httpx
+import httpx2
 import numpy as np
 
 from fspo_jax.study import opening
@@ -42,7 +42,9 @@ _KILL_AFTER = flags.DEFINE_float("kill_after", 45.0, "Seconds until the server i
 _MINUTES = flags.DEFINE_float("minutes", 6.0, "After which nobody goes on.")
 _OUT = flags.DEFINE_string("out", None, "File for the figures, besides the output.")
 
+_SETTLE_SECONDS = 10.0
 _REPO = pathlib.Path(__file__).resolve().parents[2]
+_REFRESH = re.compile(r'http-equiv="refresh" content="(\d+)"')
 _FIELD = re.compile(r'name="(token|revision)" value="([^"]*)"')
 
 
@@ -72,15 +74,15 @@ class Participant:
     self._seen, self._number, self._link = seen, number, link
     self._random = random.Random(number)
     # Without certificates, whose loading takes longer than all else, two hundred times.
-    self._client = httpx.AsyncClient(base_url=url, timeout=30, verify=False)
+    self._client = httpx2.AsyncClient(base_url=url, timeout=30, verify=False)
 
-  async def _request(self, method: str, path: str, **keys: Any) -> httpx.Response:
+  async def _request(self, method: str, path: str, **keys: Any) -> httpx2.Response:
     """A request, sent until there is a server that answers it."""
     while True:
       since = time.monotonic()
       try:
         response = await self._client.request(method, path, **keys)
-      except httpx.TransportError:
+      except httpx2.TransportError:
         self._seen.refused += 1
         await asyncio.sleep(0.5)
         continue
@@ -90,35 +92,40 @@ class Participant:
         self._seen.errors.append(f"{method} {path}: {response.status_code}")
       return response
 
-  async def _get(self, path: str) -> httpx.Response:
-    response = await self._request("GET", path)
+  async def _page(self, path: str, data: dict[str, str] | None = None) -> httpx2.Response:
+    """What a browser shows after a link or, with data, a form: all requests that it takes."""
+    since = time.monotonic()
+    response = await self._request("GET" if data is None else "POST", path, data=data)
+    if data is not None and response.status_code == 303 and path != "/consent":
+      phase, position = path.split("/")[1:]
+      self._seen.acknowledged[self._number, phase, int(position)] = data["choice"]
     while response.status_code == 303:
       response = await self._request("GET", response.headers["location"])
+    self._seen.seconds.append(("pages", since, time.monotonic() - since))
     return response
 
   async def take_part(self, until: float) -> None:
     """Goes through the study."""
     await asyncio.sleep(self._random.uniform(0, 10))
     async with self._client:
-      page = await self._get(f"/join/{self._link}")
+      page = await self._page(f"/join/{self._link}")
       while time.monotonic() < until:
         path = page.url.path
         if path == "/done":
           self._seen.finished += 1
           return
-        await asyncio.sleep(3 if path == "/wait" else self._random.uniform(4, 8))
+        again = _REFRESH.search(page.text)
+        await asyncio.sleep(int(again[1]) if again else self._random.uniform(4, 8))
         if path == "/wait":
-          page = await self._get(path)
+          page = await self._page(path)
           continue
         fields = dict(_FIELD.findall(page.text))
         choice = self._random.choice(("first", "second"))
         data = fields | ({"agree": "yes"} if path == "/consent" else {"choice": choice})
-        response = await self._request("POST", path, data=data)
-        if response.status_code == 303 and path != "/consent":
-          phase, position = path.split("/")[1:]
-          self._seen.acknowledged[self._number, phase, int(position)] = choice
-        # After a kill the first try may have been kept, and its page be old by then: 409.
-        page = await self._get(response.headers.get("location", "/"))
+        page = await self._page(path, data)
+        # After a kill the first try may have been kept, and its form be old by then.
+        if page.status_code not in (200, 303):
+          page = await self._page("/")
 
 
 def _start(workdir: pathlib.Path, port: int) -> subprocess.Popen:
@@ -136,9 +143,9 @@ def _start(workdir: pathlib.Path, port: int) -> subprocess.Popen:
   process = subprocess.Popen(command, cwd=_REPO, env=environment, stdout=subprocess.DEVNULL)
   while True:
     try:
-      if httpx.get(f"{url}/health").status_code == 200:
+      if httpx2.get(f"{url}/health").status_code == 200:
         return process
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
       if process.poll() is not None:
         raise RuntimeError("the server did not start") from error
       time.sleep(0.2)
@@ -180,17 +187,24 @@ def _missing(workdir: pathlib.Path, seen: Seen) -> Iterator[str]:
       yield f"{key}: acknowledged {choice}, found {kept.get(key)}"
 
 
-def _figures(seconds: list[float]) -> dict[str, float]:
-  p50, p95, p99 = (1000 * np.percentile(seconds, [50, 95, 99])).tolist()
-  found = {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": 1000 * max(seconds)}
-  return {"requests": len(seconds)} | {key: round(value, 1) for key, value in found.items()}
+def _figures(seen: list[tuple[str, float, float]]) -> dict[str, Any]:
+  """Latencies of all requests, and by kind."""
+  kinds: dict[str, list[float]] = {}
+  for kind, _, took in seen:
+    kinds.setdefault(kind, []).append(took)
+  found = {}
+  for kind, seconds in sorted(kinds.items()):
+    p50, p95, p99, most = (1000 * np.percentile(seconds, [50, 95, 99, 100])).round().tolist()
+    found[kind] = {"requests": len(seconds), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
+    found[kind]["max_ms"] = most
+  return found
 
 
 def main(argv: list[str]) -> None:
   """Loads, kills, and looks."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
-  logging.getLogger("httpx").setLevel(logging.WARNING)  # or every request is a line
+  logging.getLogger("httpx2").setLevel(logging.WARNING)  # or every request is a line
   seen = Seen()
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
@@ -201,12 +215,9 @@ def main(argv: list[str]) -> None:
     missing = list(_missing(workdir, seen))
     with opening.reopen(workdir).store.read() as db:
       jobs = db.execute("SELECT count(*) FROM jobs WHERE state = 'done'").fetchone()[0]
-  # What was asked while there was no server waited for it.
-  answered = [
-    (kind, took)
-    for kind, since, took in seen.seconds
-    if since + took < times["killed"] or since > times["back"]
-  ]
+  # What was asked while there was no server waited for it, and then all came at once.
+  before = [x for x in seen.seconds if x[1] + x[2] < times["killed"]]
+  after = [x for x in seen.seconds if x[1] > times["back"] + _SETTLE_SECONDS]
   found = {
     "participants": _PARTICIPANTS.value,
     "finished": seen.finished,
@@ -217,11 +228,8 @@ def main(argv: list[str]) -> None:
     "errors": len(seen.errors),
     "requests_sent_again_while_down": seen.refused,
     "seconds_down": round(times["back"] - times["killed"], 1),
-    "all": _figures([took for _, took in answered]),
-    **{
-      kind: _figures([took for other, took in answered if other == kind])
-      for kind in sorted({kind for kind, _ in answered})
-    },
+    "before_the_kill": _figures(before),
+    "after_the_restart": _figures(after),
     "cpus": os.cpu_count(),
     "load_average": os.getloadavg()[0],
   }

@@ -33,6 +33,7 @@ class Place:
     position: of the first item without an answer, on 'label' and 'compare'.
     total: items of this phase, as far as it is known.
     trouble: on 'wait', whether a job has failed for good.
+    ahead: on 'wait', how many jobs there are to do, of everybody.
     outcome: on 'done', how it ended.
   """
 
@@ -40,6 +41,7 @@ class Place:
   position: int = 0
   total: int = 0
   trouble: bool = False
+  ahead: int = 0
   outcome: str | None = None
 
 
@@ -96,10 +98,12 @@ class Flow:
         return Place(phase, position=first, total=total)
       if shown and phase == "compare":
         break
-    failed = db.execute(
-      "SELECT count(*) FROM jobs WHERE participant = ? AND state = 'failed'", (participant,)
-    ).fetchone()[0]
-    return Place("wait", trouble=bool(failed))
+    failed, ahead = db.execute(
+      "SELECT count(*) FILTER (WHERE state = 'failed' AND participant = ?),"
+      " count(*) FILTER (WHERE state = 'waiting') FROM jobs WHERE state IN ('failed', 'waiting')",
+      (participant,),
+    ).fetchone()
+    return Place("wait", trouble=bool(failed), ahead=ahead)
 
   def _labels_total(self, db: sqlite3.Connection, participant: int) -> int:
     skipped = db.execute(

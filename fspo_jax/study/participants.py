@@ -141,7 +141,9 @@ class Participants:
     place = self._flow.place(visit.participant)
     if place.page != "wait":
       return redirect(_path(place))
-    return self._site.render(visit, "wait.html", trouble=place.trouble)
+    # Where many wait, nobody's turn comes in three seconds, and all of them would ask.
+    again = min(3 + place.ahead // 10, 20)
+    return self._site.render(visit, "wait.html", trouble=place.trouble, again=again)
 
   def done(self, visit: Visit) -> Response:
     """The end."""

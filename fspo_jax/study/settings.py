@@ -35,8 +35,8 @@ CONSENT = "\n\n".join(
     "opinions.",
     "We keep your choices, the reasons that you may give, and how long you took; no name, address "
     "or device. What we publish cannot be traced to you.",
-    "Taking part is voluntary. You can stop at any time, come back later by the same link, and "
-    "delete all of your answers yourself.",
+    "You have to be of age. Taking part is voluntary. You can stop at any time, come back later by "
+    "the same link, and delete all of your answers yourself.",
   )
 )
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 import dataclasses
 import ipaddress
@@ -26,6 +27,7 @@ from fspo_jax.study.store import Session, Store
 Who = Literal["anyone", "participant", "researcher"]
 
 _FIELDS = 20  # of a form
+_WRITERS = 16
 _TEMPLATES = pathlib.Path(__file__).with_name("templates")
 _NOT_SIGNED_IN = b"nobody"
 
@@ -81,6 +83,8 @@ class Site:
     limits = flow.settings.limits
     self._requests = security.RateLimit(limits.requests_per_minute)
     self._strangers = security.RateLimit(limits.strangers_per_minute)
+    # Of the pool's threads: the others read, however long those who write wait for the disk.
+    self._writers = asyncio.Semaphore(_WRITERS)
     self._logins = security.RateLimit(limits.logins_per_minute)
     self._all_logins = security.RateLimit(10 * limits.logins_per_minute)
     self._pages = jinja2.Environment(
@@ -107,8 +111,11 @@ class Site:
     """What Starlette calls: reads the form, then works in a thread, as SQLite waits for disks."""
 
     async def serve(request: Request) -> Response:
-      body = await request.body() if request.method == "POST" else b""
-      return await run_in_threadpool(self._serve, handler, who, request, body)
+      if request.method != "POST":
+        return await run_in_threadpool(self._serve, handler, who, request, b"")
+      body = await request.body()
+      async with self._writers:
+        return await run_in_threadpool(self._serve, handler, who, request, body)
 
     return serve
 

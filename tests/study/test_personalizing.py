@@ -148,9 +148,7 @@ def test_a_real_model_answers_and_one_without_preferences_cannot_choose(tmp_path
   told = models.respond(ours, shots, ["Should I see it?", "Why?"], 3)
   untold = models.respond(plain, shots, ["Should I see it?", "Why?"], 3)
   assert len(told) == len(untold) == 2 and all(told + untold)
-  assert untold == [
-    models._load(plain.path).respond([], p, max_new_tokens=6) for p in ("Should I see it?", "Why?")
-  ]
+  assert untold == models.respond(plain, [], ["Should I see it?", "Why?"], 3)
   labels = dataclasses.replace(study.settings.labels, choose="information")
   active = personalizing.LoadedModels(dataclasses.replace(study.settings, labels=labels))
   with pytest.raises(ValueError, match="labels.choose='information'.*not trained on preferences"):
