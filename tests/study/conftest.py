@@ -6,8 +6,6 @@ import functools
 
 import pytest
 
-pytest.importorskip("starlette", reason="the study kit needs pip install 'fspo_jax[study]'")
-
 from fspo_jax.study import security
 from tests.study import small
 
