@@ -8,11 +8,12 @@ import setuptools
 
 README = pathlib.Path(__file__).parent / "README.md"
 # The pipeline on a cluster, tokenizers and chat templates of other models, language models behind
-# HTTP, the data sets that come as parquet.
+# HTTP, the data sets that come as parquet, the human study's server.
 BEAM = ["apache-beam>=2.77.0"]
 HF = ["jinja2>=3.1.6", "tokenizers>=0.22.0"]
 LLM = ["openai>=3.54.0"]
 PARQUET = ["pyarrow>=18.0.0"]
+STUDY = ["jinja2>=3.1.6", "starlette>=1.10.0", "uvicorn>=0.35.0"]
 
 setuptools.setup(
   name="fspo_jax",
@@ -26,6 +27,7 @@ setuptools.setup(
   package_data={
     "fspo_jax.datasets": ["*/README.md", "*/CITATIONS.bib", "*/TAGS.txt"],
     "fspo_jax.evaluation": ["*.csv"],
+    "fspo_jax.study": ["schema.sql", "static/*", "templates/*"],
     "fspo_jax.worlds": ["base/*"],
   },
   python_requires=">=3.11",
@@ -52,18 +54,22 @@ setuptools.setup(
   ],
   extras_require={
     "beam": BEAM,
+    "browser": ["selenium>=4.35.0"],  # of tests, with theirs, and a chromium with its driver
     "cuda": ["jax[cuda13]>=0.9.0"],
     "embed": ["sentence-transformers>=5.0.0"],
     "hf": HF,
     "llm": LLM,
     "parity": ["peft>=0.18.0", "torch>=2.6.0", "transformers>=5.0.0"],  # of tests, with theirs
     "parquet": PARQUET,
+    "study": STUDY,
     "tpu": ["jax[tpu]>=0.9.0"],
     "dev": [
       *BEAM,
       *HF,
       *LLM,
       *PARQUET,
+      *STUDY,
+      "httpx2>=2.0.0",
       "hypothesis>=6.140.0",
       "pytest>=8.4.0",
       "pytest-xdist>=3.8.0",

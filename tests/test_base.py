@@ -209,7 +209,7 @@ def test_every_row_has_a_config_that_can_be_run(world):
   experiment = runpy.run_path(str(tiny.REPO / "experiments/methods.py"))
   for method in experiment["METHODS"]:
     config = experiment["get_config"](f"{method},{world}")
-    config.base = "somewhere"
+    config.base = "published"
     checks.check(config)
     trained = method not in ("prompted", "user_lora")
     assert ("preference" in config.stages) == trained
