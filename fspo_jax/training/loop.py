@@ -259,7 +259,7 @@ def _run(
           _LOG.info("%s: step %d of %d  %s", stage.name, step, loop.steps, _note(values))
         if told:
           saved.wait()
-          raise preemption.Preempted(f"{stage.name}: step {step} of {loop.steps} is saved")
+          raise preemption.Preempted(f"{stage.name}: step {step} of {loop.steps} is saved.")
       reader.flush()
   finally:
     writer.close()
