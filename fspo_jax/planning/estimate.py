@@ -88,7 +88,8 @@ def program_flops(w: Work) -> float:
   # computed again a last product is not needed: of the weights with values, of the MLP.
   again, last = _AGAIN[m.remat], 2.0 * m.layers * m.width * m.mlp * w.tokens
   policy = blocks * (1 + again + _BACKWARD) - again * last
-  policy += attended * (1 + again + 0.5 + _BACKWARD) + head * (1 + 1 + _BACKWARD)
+  # No policy but 'none' keeps attention's products, which have a batch dimension.
+  policy += attended * (1 + (m.remat != "none") + 0.5 + _BACKWARD) + head * (1 + 1 + _BACKWARD)
   return w.rows * (policy + w.scores_reference * (blocks + attended + head))
 
 

@@ -187,6 +187,12 @@ def trace(
   return made.trace(given.state, given.frozen, given.batch), given
 
 
+def used_bytes(stats: Any) -> int:
+  """Bytes of a chip that a program's arrays take at once, by `Compiled.memory_analysis`."""
+  arrays = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+  return arrays + stats.temp_size_in_bytes
+
+
 def compile_step(traced: jax.stages.Traced, mesh: jax.sharding.Mesh) -> Compiled:
   """Compiles a step for the chips of its mesh."""
   lowered, wall, cpu = traced.lower(), time.monotonic(), time.process_time()
@@ -205,11 +211,7 @@ def compile_step(traced: jax.stages.Traced, mesh: jax.sharding.Mesh) -> Compiled
   return Compiled(
     fits=True,
     limit=0.0,
-    memory=stats.argument_size_in_bytes
-    + stats.output_size_in_bytes
-    - stats.alias_size_in_bytes
-    + stats.temp_size_in_bytes
-    + code,
+    memory=used_bytes(stats) + code,
     temporaries=stats.temp_size_in_bytes,
     code=code,
     flops_one_round=(compiled.cost_analysis() or {}).get("flops", 0.0),
