@@ -128,7 +128,7 @@ def test_the_fastest_that_fits_is_first():
 
   def row(flops, fits):
     empty = report.Compiled(fits, 0, 1, 0, 0, 0, 0, collectives.Traffic((), 0), 0, 0)
-    one = meshes.Candidate(1, 1, 1, "full", Estimate(0.0, 0.0, 0.0))
+    one = meshes.Candidate(1, 1, 1, "full", Estimate(0.0, 0.0, 0.0, 0.0))
     return report.Row(one, empty, flops, 0, 0, 0)
 
   rows = [row(3e12, True), row(1e12, False), row(2e12, True)]

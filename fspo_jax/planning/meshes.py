@@ -78,9 +78,9 @@ def candidates(work: estimate_lib.Work, chips: int, chip: Chip) -> list[Candidat
     for remat in REMAT_POLICIES
   ]
 
-  def rank(one: Candidate) -> tuple[bool, float, float]:
+  def rank(one: Candidate) -> tuple[bool, tuple[float, float], float]:
     memory = one.estimate.memory
     tight = memory > _ROOM * chip.memory
-    return tight, memory if tight else one.estimate.seconds, memory
+    return tight, (memory, 0.0) if tight else one.estimate.rank, memory
 
   return sorted(found, key=rank)

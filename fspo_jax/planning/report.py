@@ -182,7 +182,7 @@ def as_markdown(plan: dict[str, Any]) -> str:
   for row in rows:
     meshes.append([_name(row), "compiled", *_measures(row)])
   for one in plan["estimated"]:
-    bound = max(one["compute_s"], one["links_s"])
+    bound = max(one["compute_s"], one["memory_s"], one["links_s"])
     name = _name(one)
     meshes.append([name, "formula", "", _gib(one["memory"]), _seconds(bound), "", "", "", ""])
   header = ["data x fsdp x tensor, remat", "by", "fits", "GiB a chip", "step s, at least"]
