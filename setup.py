@@ -56,7 +56,7 @@ setuptools.setup(
     "llm": LLM,
     "parity": ["peft>=0.18.0", "torch>=2.6.0", "transformers>=5.0.0"],  # of tests, with theirs
     "parquet": PARQUET,
-    "tpu-plan": ["libtpu>=0.0.50"],  # the TPU compiler, which needs no TPU
+    "tpu-plan": ["jax[tpu]>=0.9.0"],  # the TPU compiler that is of its jax; it needs no TPU
     "dev": [
       *BEAM,
       *HF,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 
@@ -116,14 +117,15 @@ def _tpus(topology: str) -> tuple[jax.Device, ...]:
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # it is locked, for the chips' sake
   os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
-  from jax.experimental import topologies
+  from jax.experimental import topologies  # noqa: PLC0415  Reads these.
 
+  if importlib.util.find_spec("libtpu") is None:
+    raise TopologyError(
+      f"topology={topology!r}: found no libtpu, which compiles for TPUs (and needs none): "
+      "pip install 'fspo_jax[tpu-plan]'"
+    )
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-  except ModuleNotFoundError as error:
-    raise TopologyError(
-      f"topology={topology!r}: {error}; to compile for TPUs: pip install 'fspo_jax[tpu-plan]'"
-    ) from error
   except (RuntimeError, ValueError) as error:
     raise TopologyError(f"topology={topology!r}: {str(error).splitlines()[0]}") from error
   return tuple(found.devices)

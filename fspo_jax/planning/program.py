@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import dataclasses
 import math
 import re
+import sys
 import time
 from typing import Any
 
@@ -157,8 +158,9 @@ class Compiled:
     temporaries: of them, what lives within a step: activations, gradients, gathered parameters.
     code: of them, the program's.
     flops_one_round: its own count, on a chip, of loop bodies once.
-    moved: bytes that a chip reads from its memory and writes to it.
-    traffic: what a chip sends.
+    moved: bytes that a chip reads from its memory and writes to it; 0 where JAX cannot read the
+      program (what libtpu makes for some chips has instructions that an older jaxlib refuses).
+    traffic: what a chip sends; None as above.
     wall_s: seconds that compiling took.
     cpu_s: seconds of all this process's threads in that.
   """
@@ -206,7 +208,12 @@ def compile_step(traced: jax.stages.Traced, mesh: jax.sharding.Mesh) -> Compiled
     spent = time.monotonic() - wall, time.process_time() - cpu
     return Compiled(False, limit, used, 0.0, 0.0, 0.0, 0.0, None, *spent)
   spent = time.monotonic() - wall, time.process_time() - cpu
-  stats, text = compiled.memory_analysis(), compiled.as_text()
+  stats = compiled.memory_analysis()
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError as error:
+    print(f"the program cannot be read: {str(error).splitlines()[0]}", file=sys.stderr)
+    text = ""
   code = stats.generated_code_size_in_bytes
   return Compiled(
     fits=True,
@@ -215,8 +222,8 @@ def compile_step(traced: jax.stages.Traced, mesh: jax.sharding.Mesh) -> Compiled
     temporaries=stats.temp_size_in_bytes,
     code=code,
     flops_one_round=(compiled.cost_analysis() or {}).get("flops", 0.0),
-    moved=hbm.traffic(text),
-    traffic=collectives.traffic(text, dict(mesh.shape)),
+    moved=hbm.traffic(text) if text else 0.0,
+    traffic=collectives.traffic(text, dict(mesh.shape)) if text else None,
     wall_s=spent[0],
     cpu_s=spent[1],
   )

@@ -64,15 +64,17 @@ class Run:
 
 def times(row: Row, target: Target) -> dict[str, float] | None:
   """The roofline of a step, in seconds; None for a chip without peaks, or what does not fit."""
-  chip, compiled = target.chip, row.compiled
+  chip, compiled, formula = target.chip, row.compiled, row.candidate.estimate
   if not chip.flops or not compiled.fits:
     return None
-  found = {
-    "compute": row.program_flops / len(target.devices) / chip.flops,
-    # What CPUs read and write, or their compiler, says nothing of GPUs.
-    "memory": compiled.moved / chip.memory_bandwidth if target.is_exact else 0.0,
-    "links": sum(compiled.traffic.by_axes().values()) / chip.link_bandwidth,
-  }
+  found = {"compute": row.program_flops / len(target.devices) / chip.flops}
+  if compiled.traffic is None:
+    found |= {"memory": formula.memory_s, "links": formula.links_s}
+  else:
+    # What a CPU's program reads and writes says nothing of GPUs.
+    moved = compiled.moved / chip.memory_bandwidth if target.is_exact else formula.memory_s
+    sent = sum(compiled.traffic.by_axes().values()) / chip.link_bandwidth
+    found |= {"memory": moved, "links": sent}
   return found | {"bound": max(found.values()), "one_after_another": sum(found.values())}
 
 
@@ -262,6 +264,8 @@ def _details(row: dict[str, Any], plan: dict[str, Any]) -> list[str]:
     by = [f"{axes} {value / 1e9:.2f}" for axes, value in sent["by_axes"].items()]
     kinds = [f"{kind} {value / 1e9:.2f}" for kind, value in sent["by_kind"].items()]
     found.append(f"- sent, GB: by axes {', '.join(by) or 'nothing'}; {', '.join(kinds)}.")
+  else:
+    found.append("- sent: the program could not be read; seconds of memory and links by formula.")
   if "step_seconds" in row:
     seconds = row["step_seconds"]
     parts = [f"{kind} {seconds[kind]:.3f}" for kind in ("compute", "memory", "links")]
