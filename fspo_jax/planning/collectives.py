@@ -3,8 +3,8 @@
 """What a compiled program sends between chips, read from its HLO text.
 
 A collective counts as often as the loops that it is in go round. XLA:TPU splits a collective that
-runs beside compute into fusions that each name it again: it is counted once in a loop's body, by
-its channel.
+runs beside compute into fusions that each name it again, even within a loop that it runs beside: it
+is counted once, by its channel, where it starts.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def traffic(text: str, mesh: Mapping[str, int]) -> Traffic:
       if one.called and one.opcode not in ("call", "while", "conditional", *KINDS):
         yield from fused(one.called)
 
-  for name, times in module.control():
-    seen: set[tuple[str, str]] = set()
+  seen: set[tuple[str, str]] = set()
+  for name, times in module.control():  # what is around a loop comes before what is in it
     for one, inside in fused(name):
       sent = _collective(one, inside, mesh)
       channel = re.search(r"channel_id=(\d+)", one.rest)

@@ -117,7 +117,7 @@ def _tpus(topology: str) -> tuple[jax.Device, ...]:
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # it is locked, for the chips' sake
   os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
-  from jax.experimental import topologies  # noqa: PLC0415  Reads these.
+  from jax.experimental import topologies  # It reads these.
 
   if importlib.util.find_spec("libtpu") is None:
     raise TopologyError(

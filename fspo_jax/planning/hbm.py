@@ -4,8 +4,9 @@
 
 As XLA's own cost analysis counts: what an instruction reads and writes, fusions as one, of a slice
 the slice alone; but loop bodies as often as they go round, and nothing of what lies in the fast
-memory beside the compute units (`S(1)` in a layout). Fusions that keep to themselves what they read
-twice are all there is of caches, so it is a bound from below of no machine, and close to TPUs.
+memory beside the compute units (`S(1)` in a layout). It is what the program as it was compiled is
+charged with, no bound of what another could do; a fusion beside which a collective goes on is also
+charged with the collective's arrays.
 """
 
 from __future__ import annotations

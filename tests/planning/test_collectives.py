@@ -87,6 +87,21 @@ def test_collectives_by_kind_axis_and_loop():
   assert found.by_kind()["all-gather"] == 28 * 64 * 512
 
 
+def test_a_gather_that_goes_on_beside_an_inner_loop_is_counted_where_it_starts():
+  inner = """\
+%inner (state: (s32[], bf16[64,256])) -> (s32[], bf16[64,256]) {
+  %state.9 = (s32[]{:T(128)}, bf16[64,256]{1,0:T(8,128)(2,1)}) parameter(0)
+  %on = bf16[64,512]{1,0:T(8,128)(2,1)} fusion(%state.9), kind=kCustom, calls=%async.2
+  ROOT %out.9 = (s32[]{:T(128)}, bf16[64,256]{1,0:T(8,128)(2,1)}) tuple(%i, %x)
+}
+
+%body ("""
+  loop = "  %loop.9 = (s32[]{:T(128)}) while(%state.1), condition=%condition, body=%inner\n"
+  text = PROGRAM.replace("%body (", inner, 1).replace("  %all = bf16", loop + "  %all = bf16")
+  assert dict(hlo.parse(text).control()) == {"main": 1, "body": 28, "inner": 28 * 28}
+  assert collectives.traffic(text, MESH).by_axes() == collectives.traffic(PROGRAM, MESH).by_axes()
+
+
 def test_a_loop_of_unknown_length_is_counted_once_and_said():
   text = PROGRAM.replace("compare(%i, %limit)", "compare(%i, %i)")
   found = collectives.traffic(text, MESH)
