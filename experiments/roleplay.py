@@ -7,6 +7,12 @@ held out as well as users; unseen users are evaluated on topics of both kinds. F
 less than twenty minutes on two cores:
 
 python -m fspo_jax.main --config=experiments/roleplay.py --workdir=runs/roleplay
+
+On a pod, with the paper's hyper-parameters, from a public model's folder (see `fspo_jax/pods.py`
+for the names) and users stored as a set; `fspo_jax.plan` says before what it will need:
+
+python -m fspo_jax.main --config=experiments/roleplay.py:model=llama3.2-3b,hardware=v5e-64 \
+  --config.base=FOLDER --config.data.path=SET --workdir=runs/pod
 """
 
 from collections.abc import Callable
@@ -14,11 +20,13 @@ import itertools
 
 import ml_collections
 
-from fspo_jax import presets
+from fspo_jax import pods, presets
 
 
-def get_config() -> ml_collections.ConfigDict:
-  """The config of the experiment."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """The config of the experiment; on a pod with `arg` 'model=NAME,hardware=NAME'."""
+  if arg is not None:
+    return pods.config(*pods.parse(arg))
   c = presets.from_base("roleplay")
   c.synthesis.set.pairs = 120
   c.synthesis.set.responses = 48

@@ -311,14 +311,14 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.loss.chosen_weight = 1.0  # of the chosen responses' NLL per token
   c.loss.description_weight = 1.0  # of the descriptions' NLL per token
   c.optimizer = ml_collections.ConfigDict()
-  c.optimizer.name = "muon"  # or 'adamw'
+  c.optimizer.name = "muon"  # or 'adamw', 'rmsprop'
   c.optimizer.learning_rate = 4e-3
   c.optimizer.adam_learning_rate = 1.5e-3
   c.optimizer.warmup_steps = 20
   c.optimizer.decay_fraction = 0.4  # last part of the run, linearly to 0
   c.optimizer.clip_norm = 1.0
   c.optimizer.weight_decay = 0.0
-  c.optimizer.b2 = 0.98
+  c.optimizer.b2 = 0.98  # decay of the second moment
   c.lora = ml_collections.ConfigDict()  # adapters in place of all parameters; see models/lora.py
   c.lora.rank = 0  # of the adapters; 0 to train all parameters
   c.lora.alpha = 16.0  # updates are scaled by alpha / rank

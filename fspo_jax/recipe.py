@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import checkpoints, checks, export, outcome, presets, processes
+from fspo_jax import checkpoints, checks, export, outcome, presets, processes, updates
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
 from fspo_jax import reference as reference_lib
@@ -29,7 +29,6 @@ from fspo_jax.evaluation import contenders, evaluate
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface, transformer, vpl
 from fspo_jax.training import adapters, loop, optimizer, reference_cache, step
-from fspo_jax.training import vpl as vpl_training
 from fspo_jax.workdir import Workdir
 
 _LOG = logging.getLogger(__name__)
@@ -325,32 +324,9 @@ class Recipe:
     rows = batching.Rows(
       self.plan.training[name], formatter, config_lib.layout(keys), config_lib.packing(keys)
     )
-    chunk, lora = self.config.vocab_chunk, config_lib.lora(keys)
-    encoder = rows_lib.vpl(self.config) if name == "preference" else None
-    if encoder is None:
-      own = step.all_trained if lora is None else adapters.policy_params(lora, self.plan.seed(name))
-      update = step.make_step(
-        model,
-        objective,
-        rule,
-        mesh,
-        vocab_chunk=chunk,
-        accumulate=keys.accumulate,
-        policy_params=own,
-      )
-    else:
+    if name == "preference" and self.config.vpl.use:
       rows = rows_lib.shots_asked(rows, keys)
-      update = vpl_training.make_step(
-        model,
-        objective,
-        rule,
-        mesh,
-        vocab_chunk=chunk,
-        config=encoder,
-        shots=keys.shots,
-        steps=keys.steps,
-        seed=self.plan.seed(name),
-      )
+    update = updates.make(self.config, name, model, mesh, self.plan.seed(name))
     return loop.Stage(
       name=name,
       directory=self.workdir.path,

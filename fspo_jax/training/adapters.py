@@ -128,7 +128,7 @@ def load_alone(
     names = [field.name for field in dataclasses.fields(lora.LoraConfig)]
     shape = {name: facts[name] for name in names} | {"projections": tuple(facts["projections"])}
     config = lora.LoraConfig(**shape)
-    adapters = saved.restore_params(_abstract(abstract_params, config, mesh))
+    adapters = saved.restore_params(abstract(abstract_params, config, mesh))
     return config, adapters, facts["base_sha256"]
 
 
@@ -144,7 +144,8 @@ def _init(base: dict, config: lora.LoraConfig, mesh: jax.sharding.Mesh, seed: in
   return jax.jit(lambda key: lora.init(key, shapes, config), out_shardings=everywhere)(key)
 
 
-def _abstract(base: dict, config: lora.LoraConfig, mesh: jax.sharding.Mesh) -> Any:
+def abstract(base: dict, config: lora.LoraConfig, mesh: jax.sharding.Mesh) -> Any:
+  """Shapes, dtypes and shardings of the adapters of a base, which may be abstract itself."""
   everywhere = sharding.replicated(mesh)
   shapes = jax.eval_shape(lambda: lora.init(jax.random.key(0), base, config))
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)

@@ -1,6 +1,6 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The optimizer: Muon or Adam, warm-up, a constant rate, a linear decay, a clipped gradient."""
+"""The optimizer: Muon, Adam or RMSprop, warm-up, a constant rate, a linear decay, clipping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 import optax
 from optax import contrib
 
-OPTIMIZERS = ("muon", "adamw")
+OPTIMIZERS = ("muon", "adamw", "rmsprop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +20,15 @@ class OptimizerConfig:
   """The update rule.
 
   Attributes:
-    name: 'muon' (matrices of the blocks by Muon, the rest by Adam) or 'adamw'.
-    learning_rate: of Muon, or of AdamW.
-    adam_learning_rate: of what Muon leaves to Adam; not used by 'adamw'.
+    name: 'muon' (matrices of the blocks by Muon, the rest by Adam), 'adamw' or 'rmsprop' (the
+      paper's, as in PyTorch: with no momentum, and no bias correction).
+    learning_rate: of Muon, AdamW or RMSprop.
+    adam_learning_rate: of what Muon leaves to Adam; not used by the others.
     warmup_steps: linear from 0.
     decay_fraction: last part of the run, in which the rate falls linearly to 0.
     clip_norm: largest global norm of the gradient.
     weight_decay: decoupled.
-    b2: second-moment decay of Adam.
+    b2: second-moment decay.
   """
 
   name: str
@@ -89,6 +90,12 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     )
   elif config.name == "adamw":
     rule = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay)
+  elif config.name == "rmsprop":
+    rule = optax.chain(
+      optax.scale_by_rms(decay=config.b2, eps=1e-8, eps_in_sqrt=False),
+      optax.add_decayed_weights(config.weight_decay),
+      optax.scale_by_learning_rate(rate),
+    )
   else:
     raise ValueError(f"optimizer.name={config.name!r} is not one of {OPTIMIZERS}")
   return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)

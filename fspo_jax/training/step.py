@@ -259,7 +259,7 @@ def make_step(
   vocab_chunk: int,
   accumulate: int,
   policy_params: PolicyFn = all_trained,
-) -> StepFn:
+) -> MeshStep:
   """The jitted step (state, frozen, batch) -> (state, metrics).
 
   Args:
@@ -350,15 +350,28 @@ def updated(
   return TrainState(state.step + 1, params, opt_state), metrics | norms
 
 
-def on_mesh(step: StepFn, mesh: jax.sharding.Mesh) -> StepFn:
+class MeshStep:
+  """A step, jitted, on a mesh; it donates the state."""
+
+  def __init__(self, step: StepFn, mesh: jax.sharding.Mesh) -> None:
+    self._jitted, self._mesh = jax.jit(step, donate_argnums=0), mesh
+
+  def __call__(
+    self, state: TrainState, frozen: Any, batch: TreeBatch
+  ) -> tuple[TrainState, Metrics]:
+    """One update."""
+    with sharding.use(self._mesh):
+      return self._jitted(state, frozen, batch)
+
+  def trace(self, state: TrainState, frozen: Any, batch: TreeBatch) -> jax.stages.Traced:
+    """The program of an update, of shapes alone: to be looked at, or compiled ahead of time."""
+    with sharding.use(self._mesh):
+      return self._jitted.trace(state, frozen, batch)
+
+
+def on_mesh(step: StepFn, mesh: jax.sharding.Mesh) -> MeshStep:
   """The step, jitted, on a mesh; it donates the state."""
-  jitted = jax.jit(step, donate_argnums=0)
-
-  def run(state: TrainState, frozen: Any, batch: TreeBatch) -> tuple[TrainState, Metrics]:
-    with sharding.use(mesh):
-      return jitted(state, frozen, batch)
-
-  return run
+  return MeshStep(step, mesh)
 
 
 def init_params(model: transformer.Transformer, mesh: jax.sharding.Mesh, seed: int) -> Any:
@@ -387,6 +400,15 @@ def init_state(
   params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> TrainState:
   """A fresh state; the optimizer's arrays live where the parameters that they belong to do."""
+  where = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(params, optimizer, mesh))
+  opt_state = jax.jit(optimizer.init, out_shardings=where.opt_state)(params)
+  return TrainState(jax.device_put(jnp.zeros((), jnp.int32), where.step), params, opt_state)
+
+
+def abstract_state(
+  params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> TrainState:
+  """Shapes, dtypes and shardings of the state of parameters that may be abstract themselves."""
   everywhere = sharding.replicated(mesh)
   # A moment's path in the optimizer's state ends in its parameter's path. (optax.tree_map_params
   # stops at Muon's masked parts.)
@@ -398,6 +420,12 @@ def init_state(
         return param.sharding
     return everywhere
 
-  where = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))
-  opt_state = jax.jit(optimizer.init, out_shardings=where)(params)
-  return TrainState(jax.device_put(jnp.zeros((), jnp.int32), everywhere), params, opt_state)
+  def abstract(leaf: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+  made = jax.eval_shape(optimizer.init, params)
+  return TrainState(
+    jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+    jax.tree.map(lambda leaf: abstract(leaf, leaf.sharding), params),
+    jax.tree_util.tree_map_with_path(lambda path, leaf: abstract(leaf, place(path, leaf)), made),
+  )

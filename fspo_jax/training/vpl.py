@@ -54,7 +54,7 @@ def make_step(
   shots: int,
   steps: int,
   seed: int,
-) -> step_lib.StepFn:
+) -> step_lib.MeshStep:
   """The jitted step (state, reference params, batch) -> (state, metrics).
 
   Args:

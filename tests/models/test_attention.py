@@ -58,7 +58,7 @@ def _value_and_gradients(q, k, v, ends, cotangent, *, block):
   return out, pull(cotangent)
 
 
-@pytest.mark.parametrize("block", [1, 7, LENGTH])
+@pytest.mark.parametrize("block", [1, 3, 7, LENGTH])
 def test_any_block_size_is_exact_attention_on_the_tree_and_so_are_its_gradients(inputs, block):
   q, k, v, ends = inputs
   mask = np.stack([trees.attention_mask(row) for row in ends])
