@@ -13,7 +13,6 @@ BEAM = ["apache-beam>=2.77.0"]
 HF = ["jinja2>=3.1.6", "tokenizers>=0.22.0"]
 LLM = ["openai>=3.54.0"]
 PARQUET = ["pyarrow>=18.0.0"]
-TPU = ["jax[tpu]>=0.9.0"]
 STUDY = ["jinja2>=3.1.6", "starlette>=1.10.0", "uvicorn>=0.35.0"]
 
 setuptools.setup(
@@ -63,8 +62,8 @@ setuptools.setup(
     "parity": ["peft>=0.18.0", "torch>=2.6.0", "transformers>=5.0.0"],  # of tests, with theirs
     "parquet": PARQUET,
     "study": STUDY,
-    "tpu": TPU,
-    "tpu-plan": TPU,  # the TPU compiler that is of its jax; it needs no TPU
+    "tpu": ["jax[tpu]>=0.9.0"],
+    "tpu-plan": ["jax[tpu]>=0.9.0"],  # the TPU compiler that is of its jax; it needs no TPU
     "dev": [
       *BEAM,
       *HF,

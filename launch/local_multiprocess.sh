@@ -27,6 +27,7 @@ print(s.getsockname()[1])')
 cd "$ROOT"
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 pids=()
+# shellcheck disable=SC2329  # the traps call it
 forward() { for pid in "${pids[@]}"; do kill -s "$1" "$pid" 2>/dev/null || true; done; }
 trap 'forward TERM' TERM
 trap 'forward INT' INT

@@ -26,7 +26,9 @@ alive() {
   [ -f "$RUN/pid" ] || return 1
   read -r wrapper _ <"$RUN/pid"
   # After a reboot the number may be another process's.
-  ps -p "$wrapper" -o args= 2>/dev/null | grep -q 'tpu_worker.sh'
+  # No pipe: grep -q may end before ps has written, which pipefail would call a failure.
+  case $(ps -ww -p "$wrapper" -o args= 2>/dev/null) in *tpu_worker.sh*) return 0 ;; esac
+  return 1
 }
 
 # Where the logs go when a run has ended: beside its folder, which has to be the run's alone.

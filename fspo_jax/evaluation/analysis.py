@@ -101,8 +101,10 @@ def by_attribute(
 ) -> dict[str, Any]:
   """Preference accuracy after all shots, by the words in which the two responses differ.
 
-  A pair that differs in several attributes counts in each of them. What a response is like is read
-  off it by the world; texts that it cannot read are left out.
+  Where all readings have as many words, each is of an attribute, and what differs is "concise /
+  verbose"; else they are the words that apply, and what differs is "outgoing". A pair that differs
+  in several counts in each of them. What a response is like is read off it by the world; texts that
+  it cannot read are left out.
 
   Args:
     world: that the queries are of.
@@ -110,12 +112,14 @@ def by_attribute(
     margins: of each method, by the number of shots; nan where not measured.
 
   Returns:
-    {"concise / verbose": {"pairs": n, METHOD: accuracy}}, of attributes with enough pairs. A method
+    {"concise / verbose": {"pairs": n, METHOD: accuracy}}, of words with enough pairs. A method
     that was asked about fewer episodes has its accuracy on those.
   """
+  readings = [_readings(world, query) for query in queries]
+  attributes = len({len(words) for pair in readings for words in pair}) == 1
   episodes: dict[str, list[int]] = {}
-  for i, query in enumerate(queries):
-    for name in _differences(world, query):
+  for i, pair in enumerate(readings):
+    for name in _differences(pair, attributes):
       episodes.setdefault(name, []).append(i)
   found = {}
   for name, own in sorted(episodes.items()):
@@ -130,10 +134,17 @@ def by_attribute(
   return found
 
 
-def _differences(world: World[Any], query: Preference) -> list[str]:
-  """The words that tell the two responses of a pair apart, as "concise / verbose"."""
+def _readings(world: World[Any], query: Preference) -> list[list[str]]:
+  """What each response of a pair is like; nothing where the world cannot read one."""
   kinds = [world.kind(query.prompt, text) for text in (query.chosen, query.rejected)]
-  if None in kinds:
+  return [] if None in kinds else [world.reading(query.prompt, k).split(", ") for k in kinds]
+
+
+def _differences(readings: list[list[str]], attributes: bool) -> list[str]:
+  """The words that tell two responses apart: in pairs of an attribute each, or one by one."""
+  if not readings:
     return []
-  one, other = (world.reading(query.prompt, kind).split(", ") for kind in kinds)
+  one, other = readings
+  if not attributes:
+    return sorted({*one} ^ {*other})
   return [" / ".join(sorted(pair)) for pair in zip(one, other, strict=True) if len({*pair}) > 1]

@@ -11,6 +11,7 @@ import scipy.special
 from fspo_jax.evaluation import analysis, calibration, report_analysis, statistics
 from fspo_jax.evaluation.win_rate import Match
 from fspo_jax.preferences import Preference
+from fspo_jax.worlds.roleplay import RoleplayWorld
 from tests import tiny
 
 USERS = [f"user {i // 2}" for i in range(20)]
@@ -106,6 +107,27 @@ def test_a_pair_counts_in_every_attribute_in_which_it_differs():
     assert by["base"] == pytest.approx((margins["base"][0][own] > 0).mean())
     few = [i for i in own if i < 30]
     assert by["fspo_rat"] == pytest.approx((margins["fspo_rat"][0][few] > 0).mean())
+
+
+def test_attributes_that_apply_or_do_not_are_counted_by_their_words():
+  """Roleplay's views are liked by as many people as may be, and have no word for the others."""
+  world, rng = RoleplayWorld(), np.random.default_rng(0)
+  choose = lambda n: int(rng.integers(n))  # noqa: E731
+  queries, differences = [], []
+  for _ in range(120):
+    prompt = world.write_question(choose, world.topics("train")[choose(20)])
+    kinds = [choose(world.kinds(prompt)) for _ in range(2)]
+    texts = [world.write_response(choose, prompt, kind) for kind in kinds]
+    queries.append(
+      Preference(prompt, *texts) if texts[0] != texts[1] else Preference(prompt, *"ab")
+    )
+    likers = [{*world.reading(prompt, kind).split(", ")} for kind in kinds]
+    differences.append(likers[0] ^ likers[1] if texts[0] != texts[1] else set())
+  found = analysis.by_attribute(world, queries, {"fspo": [np.ones(120)]})
+  assert found and not any(" / " in name for name in found)
+  for name in found:
+    assert found[name]["pairs"] == sum(name in words for words in differences)
+    assert found[name]["fspo"] == 1.0
 
 
 def test_the_report_shows_all_of_it(match, tmp_path):
