@@ -73,7 +73,7 @@ class Checkpoints:
     if processes.first():
       for step in self._steps():
         if self._problem(step) is not None:
-          (self.directory / str(step)).rename(self.directory / f"{step}.broken")
+          seals.set_aside(self.directory, step)
     processes.wait_for_all(f"{self.directory}: broken checkpoints are set aside")
     self._manager.reload()
 

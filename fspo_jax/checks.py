@@ -48,6 +48,31 @@ def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> N
     raise ValueError("layout scores nothing")
 
 
+def _check_mesh(c: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+  """Refuses axes of the mesh that do not divide what they split."""
+  model = c.model
+  split = {
+    "fsdp": {"model.width": model.width},
+    "tensor": {
+      "model.heads x head_dim": model.heads * model.head_dim,
+      "model.kv_heads x head_dim": model.kv_heads * model.head_dim,
+      "model.mlp": model.mlp,
+    },
+    "context": {"model.attention_block": model.attention_block},
+  }
+  for name in ("sft", "preference"):
+    if name in c.stages:
+      for key in ("row_tokens", "scored_tokens"):
+        split["context"][f"{name}.{key}"] = c[name][key]
+  for axis, sizes in split.items():
+    for key, size in sizes.items():
+      if size % mesh.shape[axis]:
+        raise ValueError(
+          f"mesh.{axis}={mesh.shape[axis]} does not divide {key}={size}, which it splits: "
+          f"{size} = {size // mesh.shape[axis]} x {mesh.shape[axis]} + {size % mesh.shape[axis]}"
+        )
+
+
 def _check_stages(stages: tuple[str, ...]) -> None:
   """Refuses stages that are not in order, or whose models nothing makes."""
   if not stages or stages != tuple(s for s in config_lib.STAGES if s in stages):
@@ -146,6 +171,7 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
   settings(c)
   rows_lib.check(c)
   mesh = sharding.make_mesh(**c.mesh)
+  _check_mesh(c, mesh)
   for name in ("sft", "preference"):
     try:
       _check_stage(c[name], mesh)

@@ -32,10 +32,11 @@ from fspo_jax.episodes import tokenizers
 from fspo_jax.inference import loading
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface, transformer
+from fspo_jax.models.huggingface import companions, files
 from fspo_jax.training import adapters, step
 
 # Where a run keeps what its base's folder says beside the weights, and which files these are.
-FOLDER, COMPANIONS = "hugging_face", ("config.json", "generation_config.json")
+FOLDER, COMPANIONS = "hugging_face", (files.CONFIG, companions.GENERATION)
 _DTYPES = ("float32", "bfloat16", "float16")
 
 

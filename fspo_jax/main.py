@@ -81,11 +81,6 @@ def _synthesize(factory: pipeline.Factory, workdir: Workdir) -> pathlib.Path:
   return made
 
 
-def _hosts() -> str:
-  names = processes.names()
-  return ", ".join(f"{i}: {name}" for i, name in enumerate(names))
-
-
 def main(argv: list[str]) -> int:
   """Checks everything, then runs. What cannot be done is said in one line, before any compute."""
   if len(argv) > 1:
@@ -100,10 +95,10 @@ def main(argv: list[str]) -> int:
       raise ValueError("--shard and --beam: found both, expected one way to split the work")
     if _BEAM.value:
       importlib.import_module("fspo_jax.synthesis.beam")  # Whether the extra is there is said now.
-    if processes.several() and ({"synthesis"} & {*config.stages} or config.on_policy.use):
+    if processes.several() and ("synthesis" in config.stages or config.on_policy.use):
       raise ValueError(
-        "--distributed: found a stage 'synthesis', or on_policy.use=True, which one process does; "
-        "expected a set that is made before (--shard splits that), and descriptions by the data"
+        "--distributed: found the stage 'synthesis' or on_policy.use=True, which one process does; "
+        "expected a set that is made before (--shard splits that), and on_policy.use=False"
       )
     if "synthesis" in config.stages:
       factory = data.make_factory(config)
@@ -116,7 +111,8 @@ def main(argv: list[str]) -> int:
     fingerprints = {"data_sha256": fingerprint(config.data.path)}
     if config.synthesis.topics:
       fingerprints["topics_sha256"] = fingerprint(config.synthesis.topics)
-    hosts = _hosts()  # asked for while all are there
+    # Asked for while all are there.
+    hosts = ", ".join(f"{i}: {name}" for i, name in enumerate(processes.names()))
     if processes.several():
       _LOG.info("processes and their hosts: %s", hosts)
     else:

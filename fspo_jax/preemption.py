@@ -58,4 +58,4 @@ def watch() -> Iterator[Watch]:
 def end(number: int, frame: FrameType | None) -> None:
   """A handler of SIGTERM: ends what is under way as Ctrl-C does."""
   del number, frame
-  raise Preempted
+  raise Preempted("What was under way goes on from its last checkpoint.")

@@ -261,11 +261,11 @@ class Recipe:
   def evaluate(self) -> None:
     """Evaluates on every split; writes the results and the report. Of several processes, the first.
 
-    It evaluates on its own devices; the others have only handed over their part of the parameters.
+    It evaluates on a device of its own; the others have handed over their part of the parameters.
     """
     plan, models = self.plan, self.models()
     if processes.several():
-      models = contenders.on_own_devices(models)
+      models = contenders.on_own_device(models)
     if not processes.first():
       return
     found, others = {}, rows_lib.others(self.config, models, plan.seed("evaluation"))

@@ -8,17 +8,19 @@ see in all of them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import pathlib
+import shutil
+
+from fspo_jax import workdir
 
 
 def write(directory: pathlib.Path, step: int) -> None:
   """Seals the finished checkpoint of a step, and removes the seals of those that are gone."""
-  # Written whole: a kill leaves no seal, or this one.
-  temporary = directory / f".{step}.tmp"
-  temporary.write_text(json.dumps(_digests(directory / str(step)), indent=1))
-  temporary.rename(_seal(directory, step))
+  digests = json.dumps(_digests(directory / str(step)), indent=1)
+  workdir.write_atomic(_seal(directory, step), digests.encode())
   for seal in directory.glob("*.seal"):
     if not (directory / seal.stem).is_dir():
       seal.unlink(missing_ok=True)
@@ -35,6 +37,14 @@ def problem(directory: pathlib.Path, step: int, *, optional: str) -> str | None:
   seal = _seal(directory, step)
   if not seal.is_file():
     return None  # killed between the two, or older than seals
+  return _compare(directory, step, optional, seal.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _compare(directory: pathlib.Path, step: int, optional: str, sealed_at: int) -> str | None:
+  """`problem` where there is a seal; once in a process, for it reads the whole checkpoint."""
+  del sealed_at
+  seal = _seal(directory, step)
   try:
     sealed = json.loads(seal.read_text())
     found = _digests(directory / str(step))
@@ -49,6 +59,14 @@ def problem(directory: pathlib.Path, step: int, *, optional: str) -> str | None:
     if found[name] != sealed[name]:
       return f"{name}: not what was written"
   return None
+
+
+def set_aside(directory: pathlib.Path, step: int) -> None:
+  """Renames the checkpoint of a step to `<step>.broken`, which replaces an earlier one."""
+  aside = directory / f"{step}.broken"
+  shutil.rmtree(aside, ignore_errors=True)
+  (directory / str(step)).rename(aside)
+  _seal(directory, step).unlink(missing_ok=True)
 
 
 def _seal(directory: pathlib.Path, step: int) -> pathlib.Path:

@@ -81,7 +81,9 @@ def test_a_checkpoint_that_is_not_what_was_written_is_passed_over(
     found = saved.restore(*map(checkpoints.abstract_like, (params, opt_state)))
     assert found.step == 2
     _assert_same(found.params, params)
+    (copy / "4.broken").mkdir()  # of an earlier time
     saved.set_broken_aside()
+    assert not (copy / "4.seal").exists()
     _save(saved, 4, *_state(4))
     assert saved.latest_step() == 4
   assert (copy / "4.broken").is_dir()

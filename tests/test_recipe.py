@@ -4,10 +4,11 @@
 
 import runpy
 
+import jax
 import numpy as np
 import pytest
 
-from fspo_jax import checks, jsonl, preferences, recipe
+from fspo_jax import checks, jsonl, preferences, recipe, sharding
 from fspo_jax.preferences import Preference, User
 from fspo_jax.worlds.world import simulate_user
 from tests import tiny
@@ -201,6 +202,21 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
   monkeypatch.setattr(checks.sharding, "batch_shards", lambda mesh: 8)
   with pytest.raises(ValueError, match=r"sft: rows_per_step=4 cannot be split over .*8 devices"):
     recipe.make_plan(_config())
+
+
+@pytest.mark.parametrize(
+  "axis, message",
+  [
+    ("fsdp", r"mesh.fsdp=5 does not divide model.width=64, which it splits: 64 = 12 x 5 \+ 4"),
+    ("tensor", r"mesh.tensor=5 does not divide model.heads x head_dim=64"),
+    ("context", r"mesh.context=5 does not divide model.attention_block=128"),
+  ],
+)
+def test_axes_that_do_not_divide_what_they_split_are_refused(monkeypatch, axis, message):
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1] * 5, **{axis: 5})
+  monkeypatch.setattr(checks.sharding, "make_mesh", lambda **asked: mesh)
+  with pytest.raises(ValueError, match=message):
+    checks.check(_config(model__width=64, model__heads=2, model__kv_heads=2))
 
 
 def test_unknown_keys_are_refused():

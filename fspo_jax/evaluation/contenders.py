@@ -62,7 +62,7 @@ class Models:
     return Writer(self.model, self.policy if trained else self.base, self.formatter)
 
 
-def on_own_devices(models: Models) -> Models:
+def on_own_device(models: Models) -> Models:
   """The same models on the first device of this process, wherever their parameters were."""
   mesh = sharding.one_device()
 
