@@ -48,11 +48,11 @@ def check(c: ml_collections.ConfigDict) -> None:
       f"preference.reference_cache.directory={keys.directory!r}: found use='off', expected 'auto' "
       "or 'on'"
     )
-  if keys.use == "on" and (why := _why_not(c)):
+  if keys.use == "on" and (why := why_not(c)):
     raise ValueError(f"preference.reference_cache.use='on': {why}; expected 'auto' or 'off'")
 
 
-def _why_not(c: ml_collections.ConfigDict) -> str:
+def why_not(c: ml_collections.ConfigDict) -> str:
   """Why a run can have no cache; '' if it can."""
   if "preference" not in c.stages:
     return f"found stages={tuple(c.stages)} without 'preference', whose reference it is"
@@ -99,7 +99,7 @@ def cached(
   stage = c.preference
   keys, count = stage.reference_cache, stage.steps * stage.rows_per_step
   pays = bool(keys.directory) or (rows.period is not None and rows.period < count)
-  if keys.use == "off" or (keys.use == "auto" and (not pays or _why_not(c))):
+  if keys.use == "off" or (keys.use == "auto" and (not pays or why_not(c))):
     return None
   return reference_cache.fill(
     keys.directory or run / "reference_cache",

@@ -78,6 +78,12 @@ class Workdir:
     Raises:
       WorkdirError: it cannot be written to, is not a run's, or is another config's.
     """
+    if "://" in str(path):
+      # As a folder of this name on this machine, it would be lost with it.
+      raise WorkdirError(
+        f"--workdir={path}: expected a folder of the file system, one that all hosts see if there "
+        "are several; object stores are not there yet"
+      )
     self.path = pathlib.Path(path).absolute()
     self._writes = writes
     self._since: dict[str, float] = {}  # running stage -> monotonic time it would have started at

@@ -132,14 +132,13 @@ def _collective(one: hlo.Instruction, inside: str, mesh: Mapping[str, int]) -> C
   return Collective(kind, axes_of(found[0], mesh), factor * whole, 1)
 
 
-def traffic(text: str, mesh: Mapping[str, int]) -> Traffic:
+def traffic(module: hlo.Module, mesh: Mapping[str, int]) -> Traffic:
   """The collectives of a compiled program.
 
   Args:
-    text: of the HLO module, after compilation.
+    module: the program, after compilation.
     mesh: sizes of the mesh by axis, in its order; chips are numbered as in the mesh.
   """
-  module = hlo.parse(text)
   found: list[Collective] = []
 
   def fused(name: str) -> Iterator[tuple[hlo.Instruction, str]]:

@@ -87,9 +87,8 @@ class _Computation:
     return total
 
 
-def traffic(text: str) -> float:
+def traffic(module: hlo.Module) -> float:
   """Bytes that a compiled program reads and writes on a chip."""
-  module = hlo.parse(text)
   computations = {name: _Computation(found) for name, found in module.computations.items()}
 
   def moved(inside: _Computation, one: hlo.Instruction) -> float:

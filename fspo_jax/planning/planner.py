@@ -66,12 +66,12 @@ def own_mesh(
   """The config's own mesh; None if it is of another number of chips.
 
   Raises:
-    ValueError: it does not divide the batch.
+    ValueError: it is none, or does not divide the batch.
   """
-  try:
-    mesh = sharding.make_mesh(**c.mesh, devices=target.devices)
-  except ValueError:
+  asked = list(c.mesh.values())
+  if min(asked) > 0 and math.prod(asked) != len(target.devices):
     return None
+  mesh = sharding.make_mesh(**c.mesh, devices=target.devices)
   shards = sharding.batch_shards(mesh) * work.accumulate
   if work.rows % shards:
     raise ValueError(f"rows_per_step={work.rows} cannot be split into mesh x accumulate = {shards}")

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from fspo_jax import config as config_lib
+from fspo_jax import reference, sharding, updates
 from fspo_jax import rows as rows_lib
-from fspo_jax import sharding, updates
 from fspo_jax.episodes.batching import Packing, TreeBatch
 from fspo_jax.models import transformer, vpl
-from fspo_jax.planning import collectives, hbm
+from fspo_jax.planning import collectives, hbm, hlo
 from fspo_jax.planning.estimate import Work
 from fspo_jax.training import adapters, optimizer, step
 
@@ -39,10 +39,11 @@ class Inputs:
   batch: TreeBatch
 
 
-def _cached(c: ml_collections.ConfigDict) -> bool:
-  """Whether the reference's scores surely come with the batch."""
+def _cached(c: ml_collections.ConfigDict, name: str) -> bool:
+  """Whether the reference's scores surely come with a stage's batch (see `reference.cached`)."""
   keys = c.preference.reference_cache
-  return keys.use == "on" or (keys.use == "auto" and bool(keys.directory))
+  sure = keys.use == "on" or (keys.use == "auto" and bool(keys.directory))
+  return name == "preference" and sure and not reference.why_not(c)
 
 
 def abstract_batch(
@@ -84,7 +85,7 @@ def inputs(
     policy = adapters.abstract(base, lora, mesh)
   elif name == "preference" and (encoder := rows_lib.vpl(c)) is not None:
     policy = base | vpl.abstract_encoder(encoder, model.config.width, mesh)
-  cached = name == "preference" and needs and _cached(c)
+  cached = needs and _cached(c, name)
   rule = optimizer.make_optimizer(config_lib.optimizer(keys), keys.steps)
   return Inputs(
     state=step.abstract_state(policy, rule, mesh),
@@ -101,7 +102,7 @@ def work(c: ml_collections.ConfigDict, name: str, model: transformer.Transformer
     rows=keys.rows_per_step,
     tokens=keys.row_tokens,
     scored=keys.scored_tokens,
-    scores_reference=config_lib.objective(keys).needs_reference and not _cached(c),
+    scores_reference=config_lib.objective(keys).needs_reference and not _cached(c, name),
     moments={"adamw": 2, "rmsprop": 1, "muon": 1}[keys.optimizer.name],
     trains_all=not keys.lora.rank,
     accumulate=keys.accumulate,
@@ -210,10 +211,10 @@ def compile_step(traced: jax.stages.Traced, mesh: jax.sharding.Mesh) -> Compiled
   spent = time.monotonic() - wall, time.process_time() - cpu
   stats = compiled.memory_analysis()
   try:
-    text = compiled.as_text()
+    module = hlo.parse(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:
     print(f"the program cannot be read: {str(error).splitlines()[0]}", file=sys.stderr)
-    text = ""
+    module = None
   code = stats.generated_code_size_in_bytes
   return Compiled(
     fits=True,
@@ -222,8 +223,8 @@ def compile_step(traced: jax.stages.Traced, mesh: jax.sharding.Mesh) -> Compiled
     temporaries=stats.temp_size_in_bytes,
     code=code,
     flops_one_round=(compiled.cost_analysis() or {}).get("flops", 0.0),
-    moved=hbm.traffic(text) if text else 0.0,
-    traffic=collectives.traffic(text, dict(mesh.shape)) if text else None,
+    moved=hbm.traffic(module) if module else 0.0,
+    traffic=collectives.traffic(module, dict(mesh.shape)) if module else None,
     wall_s=spent[0],
     cpu_s=spent[1],
   )

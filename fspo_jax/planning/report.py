@@ -264,6 +264,8 @@ def _details(row: dict[str, Any], plan: dict[str, Any]) -> list[str]:
     by = [f"{axes} {value / 1e9:.2f}" for axes, value in sent["by_axes"].items()]
     kinds = [f"{kind} {value / 1e9:.2f}" for kind, value in sent["by_kind"].items()]
     found.append(f"- sent, GB: by axes {', '.join(by) or 'nothing'}; {', '.join(kinds)}.")
+    if unknown := sent["loops_of_unknown_length"]:
+      found.append(f"- loops of unknown length, counted once: {unknown}; more is moved and sent.")
   else:
     found.append("- sent: the program could not be read; seconds of memory and links by formula.")
   if "step_seconds" in row:

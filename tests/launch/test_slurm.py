@@ -135,7 +135,7 @@ def test_job_does_not_know_the_repository(cloud):
     ((), "found no --config=FILE and --workdir=DIR"),
     (TRAINING, "found --config=experiments/quickstart.py before '--'"),
     (("4", "--", *TRAINING), "found '4'"),
-    (("--", CONFIG, "--workdir=runs/x"), "expected a path that begins with /, or gs://"),
+    (("--", CONFIG, "--workdir=runs/x"), "expected a path that begins with /."),
     (("--", "--config=no.py", "--workdir=/x"), "no such file"),
   ],
 )
