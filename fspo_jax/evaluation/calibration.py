@@ -65,7 +65,7 @@ def reliability(margins: Float[np.ndarray, " n"], bins: int = BINS) -> dict[str,
 
 
 def plot(found: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-  """Draws reliability diagrams, a panel for each split, as PNG.
+  """Draws reliability diagrams, a panel for each split, as PNG or SVG.
 
   Args:
     found: {split: {method: what `reliability` gives}}.

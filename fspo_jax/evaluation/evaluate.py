@@ -17,7 +17,7 @@ from fspo_jax.evaluation import analysis, statistics, win_rate
 from fspo_jax.evaluation import methods as methods_lib
 from fspo_jax.evaluation.contenders import Contender, Margins, Models, Prompted, Scorer
 from fspo_jax.evaluation.methods import METHODS
-from fspo_jax.evaluation.report import UserSample
+from fspo_jax.evaluation.report_samples import UserSample
 from fspo_jax.evaluation.responses import Answered
 from fspo_jax.evaluation.truth import Truth
 from fspo_jax.inference.sampler import Decoding

@@ -9,6 +9,8 @@ import pytest
 from fspo_jax.evaluation import plots, report
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.evaluation.methods import METHODS
+from fspo_jax.pages import markdown
+from fspo_jax.pages.document import Figure, Section
 from fspo_jax.preferences import Preference
 
 FIVE = ("base", "fewshot_prompted", "fspo", "fspo_rat", "oracle")
@@ -64,6 +66,10 @@ def _sample(**changes) -> report.UserSample:
   return report.UserSample(**{**fields, **changes})
 
 
+def _draw(path) -> None:
+  plots.training_curves([{"step": i, "loss": 1 / (1 + i)} for i in range(9)], path, names=["loss"])
+
+
 def _tables(text: str) -> list[list[list[str]]]:
   """Every Markdown table as its rows of cells, without the rule under the header."""
   tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
@@ -86,11 +92,12 @@ def test_full_report(tmp_path):
     title="The elix world",
     notes=["Seed 0 alone."],
     data_facts={"training users": 1200},
-    figures={"Training": "training.png"},
+    sections=[Section("Training", [Figure("training", "Training", _draw)])],
   )
   text = path.read_text()
   assert path == tmp_path / "new" / "directory" / "report.md"
-  assert text.startswith("# The elix world\n\n" + report.headline(results) + "\n\nSeed 0 alone.\n")
+  headline = markdown.line(report.headline(results))
+  assert text.startswith("# The elix world\n\n" + headline + "\n\nSeed 0 alone.\n")
   for piece in (
     "| training users | 1200 |",
     "| Seed | 0 |",
@@ -105,8 +112,7 @@ def test_full_report(tmp_path):
   ):
     assert piece in text
   for name in re.findall(r"\]\((\w+\.png)\)", text):
-    if name != "training.png":
-      assert (path.parent / name).stat().st_size > 10_000
+    assert (path.parent / name).stat().st_size > 10_000
   for table in _tables(text):
     assert {len(row) for row in table} == {len(table[0])}
   # A footnote for every method.
@@ -129,14 +135,18 @@ def test_minimal_report_leaves_out_what_it_lacks(tmp_path):
   for absent in ("Bayes", "Win rate", "Side by side", "Baselines", "Wall time", "Oracle", "nan"):
     assert absent not in text
   assert "| 1 | 61.2 [60.0, 62.5] |" in text
-  assert sorted(p.name for p in tmp_path.iterdir()) == ["accuracy_by_k.png", "report.md"]
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    "accuracy_by_k.png",
+    "report.html",
+    "report.md",
+  ]
 
 
 def test_headline_is_computed_from_the_results():
-  assert report.headline(_minimal()) == (
+  assert markdown.line(report.headline(_minimal())) == (
     "**Unseen users, up to 1 shot:** preference accuracy is FSPO 61.2 % [60.0, 62.5]."
   )
-  full = report.headline(_full())
+  full = markdown.line(report.headline(_full()))
   assert "up to 8 shots" in full
   assert "FSPO 68.0 % [66.0, 71.0], FSPO + RAT 69.0 %" in full
   assert "the Bayes ceiling 87.0 %" in full
@@ -152,9 +162,9 @@ def test_sample_shows_three_shots_and_folds_the_rest(tmp_path):
   assert "bad 4" in folded
   responses = next(table for table in _tables(text) if "response" in table[0])
   assert responses == [
-    ["", "response", "reward"],
-    ["Base", "Rayleigh.", "-0.25"],
-    ["FSPO", r"Light \| plays.<br><br>\# &lt;b&gt;Tag&lt;/b&gt;", "**1.50**"],
+    ["", "response", "reward", "against the base"],
+    ["Base", "Rayleigh.", "-0.25", ""],
+    ["FSPO", r"Light \| plays.<br><br>\# &lt;b&gt;Tag&lt;/b&gt;", "**1.50**", "wins"],
   ]
   assert r"**Gold description:** Likes \*short\* answers." in text
   assert "**Description the model wrote:** Short and playful." in text
