@@ -176,6 +176,7 @@ def main(argv: list[str]) -> int:
     return 0
   print(f"results: {workdir.path / 'results.json'}")
   print(f"report:  {workdir.path / 'report' / 'report.md'}")
+  print(f"page:    {workdir.path / 'report' / 'report.html'}")
   return 0
 
 

@@ -20,11 +20,12 @@ class WorkdirError(RuntimeError):
   """The run's directory cannot be used; nothing in it was changed."""
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """A config's values by their whole keys, such as 'model.width'."""
   out: dict[str, Any] = {}
   for key, value in tree.items():
     name = f"{prefix}{key}"
-    out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    out |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
   return out
 
 
@@ -110,10 +111,10 @@ class Workdir:
             "config.json); give a new directory"
           )
         return
-      known = _flat(json.loads(file.read_text()))
+      known = flat(json.loads(file.read_text()))
     except (OSError, json.JSONDecodeError) as error:
       raise WorkdirError(f"{file}: cannot be read: {error}") from error
-    ours = _flat(config)
+    ours = flat(config)
     names = (k for k in known.keys() | ours.keys() if not k.startswith(free))
     different = sorted(k for k in names if known.get(k) != ours.get(k))
     if different:

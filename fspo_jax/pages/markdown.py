@@ -54,6 +54,11 @@ def table(header: Sequence[Text], rows: Iterable[Sequence[Text]], *, numeric: bo
   return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
 
+def _first(text: str) -> str:
+  """A line that begins like an item of a list, or is a rule, as the text that it is."""
+  return re.sub(r"^(?:(\d+)(?=[.)](?:\s|$))|(?=[-+=]))", r"\1\\", text)
+
+
 def _cell(text: Text) -> str:
   # A bar ends a cell even within code.
   return re.sub(r"(?<!\\)\|", r"\|", line(text))
@@ -82,9 +87,9 @@ def _blocks(blocks: Sequence[Block], level: int, directory: pathlib.Path) -> Ite
   for block in blocks:
     match block:
       case Paragraph():
-        yield line(block.text)
+        yield _first(line(block.text))
       case Bullets():
-        yield "\n".join(f"- {line(item)}" for item in block.items)
+        yield "\n".join(f"- {_first(line(item))}" for item in block.items)
       case Table():
         yield table(block.header, block.rows, numeric=block.numeric)
       case Figure():

@@ -21,8 +21,10 @@ from fspo_jax.workdir import write_atomic
 # Of a figure, in bytes; one of more points than this is smaller as PNG.
 _LARGEST_SVG = 250_000
 
+HERE = pathlib.Path(__file__).parent
+
 _PAGES = jinja2.Environment(
-  loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+  loader=jinja2.FileSystemLoader(HERE),
   autoescape=True,
   undefined=jinja2.StrictUndefined,
   trim_blocks=True,
