@@ -10,10 +10,10 @@ README = pathlib.Path(__file__).parent / "README.md"
 # The pipeline on a cluster, tokenizers and chat templates of other models, language models behind
 # HTTP, the data sets that come as parquet, the human study's server.
 BEAM = ["apache-beam>=2.77.0"]
-HF = ["jinja2>=3.1.6", "tokenizers>=0.22.0"]
+HF = ["tokenizers>=0.22.0"]
 LLM = ["openai>=3.54.0"]
 PARQUET = ["pyarrow>=18.0.0"]
-STUDY = ["jinja2>=3.1.6", "starlette>=1.10.0", "uvicorn>=0.35.0"]
+STUDY = ["starlette>=1.10.0", "uvicorn>=0.35.0"]
 
 setuptools.setup(
   name="fspo_jax",
@@ -27,6 +27,7 @@ setuptools.setup(
   package_data={
     "fspo_jax.datasets": ["*/README.md", "*/CITATIONS.bib", "*/TAGS.txt"],
     "fspo_jax.evaluation": ["*.csv"],
+    "fspo_jax.pages": ["*.css", "*.html"],
     "fspo_jax.study": ["schema.sql", "static/*", "templates/*"],
     "fspo_jax.worlds": ["base/*"],
   },
@@ -39,6 +40,7 @@ setuptools.setup(
     "importlib_resources>=6.5.2",  # tensorflow-datasets needs it and does not ask for it.
     "jax>=0.9.0",
     "jaxtyping>=0.3.4",
+    "jinja2>=3.1.6",
     "matplotlib>=3.10.0",
     "ml-collections>=1.1.0",
     "numpy>=2.1.0",

@@ -15,7 +15,7 @@ import tempfile
 
 import jinja2
 
-from fspo_jax.pages.document import Document, Figure, plain, spans
+from fspo_jax.pages.document import Document, Figure, spans
 from fspo_jax.workdir import write_atomic
 
 # Of a figure, in bytes; one of more points than this is smaller as PNG.
@@ -30,12 +30,11 @@ _PAGES = jinja2.Environment(
   trim_blocks=True,
   lstrip_blocks=True,
 )
-_PAGES.globals |= {"plain": plain, "spans": spans}
 
 
 def write(path: str | os.PathLike[str], document: Document) -> None:
   """Writes a document as HTML; equal documents give equal bytes."""
-  page = _PAGES.get_template("page.html").render(document=document, source=_source)
+  page = _PAGES.get_template("page.html").render(document=document)
   # Half of a surrogate pair is no text; it is shown by its number.
   write_atomic(pathlib.Path(path), f"{page}\n".encode(errors="backslashreplace"))
 
@@ -50,3 +49,6 @@ def _source(figure: Figure) -> str:
       figure.draw(drawn.with_suffix(".png"))
       data, kind = drawn.with_suffix(".png").read_bytes(), "png"
   return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+_PAGES.globals |= {"source": _source, "spans": spans}

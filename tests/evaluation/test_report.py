@@ -1,5 +1,6 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
+import html
 import re
 
 import matplotlib.image
@@ -118,6 +119,48 @@ def test_full_report(tmp_path):
   # A footnote for every method.
   for method in FIVE:
     assert f"- **{METHODS[method].label}**: " in text
+
+
+def test_the_page_has_the_same_tables_and_what_models_write_stays_text(tmp_path):
+  attack = '<script>alert("x")</script>'
+  sample = _sample(
+    user_id=attack,
+    description=f"Likes {attack}.",
+    written_description=attack,
+    prompt=f"Why {attack}?",
+    responses={"fspo": attack, "base": "</dd></main><img src=x onerror=alert(1)>"},
+    shots=[Preference(attack, attack, attack)],
+  )
+  results = _full() | {"baselines": {attack: {"unseen": 0.5}}}
+  results["environment"]["command"] = f"python {attack}"
+  for i in range(2):
+    report.write_report(
+      tmp_path / str(i),
+      results,
+      [sample],
+      title=attack,
+      notes=[attack],
+      data_facts={attack: attack},
+    )
+  page, text = (tmp_path / "0" / f"report.{kind}" for kind in ("html", "md"))
+  assert page.read_bytes() == (tmp_path / "1" / "report.html").read_bytes()
+  page, text = page.read_text(), text.read_text()
+  for written in (page, text):
+    assert "<script" not in written
+    assert "<img src=x" not in written
+  assert (
+    html.unescape(page).count(attack) == html.unescape(text).count(attack) + 1
+  )  # the window's title
+  # Every cell of every table, but for what is no table in the page.
+  rows = [
+    [html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+    for row in re.findall(r"<tr>.*?</tr>", page, flags=re.DOTALL)
+  ]
+  for table in _tables(text):
+    if not {"shots", "response"} & {*table[0]}:
+      for row in table:
+        plain = [html.unescape(re.sub(r"\\(.)|\*\*", r"\1", cell)) for cell in row]
+        assert plain in rows or not any(plain)
 
 
 def test_accuracy_table_puts_methods_beside_the_bayes_ceiling(tmp_path):
