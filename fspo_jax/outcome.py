@@ -104,7 +104,8 @@ def write(
     next(iter(found.values())).samples,
     title=f"FSPO on {config.data.name}",
     notes=_notes(config, data, settings),
-    data_facts=data.source.facts() | {"world seed": config.world_seed},
+    data_facts=data.source.facts()
+    | ({"world": data.world.name, "world seed": config.world_seed} if data.world else {}),
     sections=[
       *_training(workdir, config),
       *_card(workdir, config),

@@ -140,7 +140,8 @@ def run(cache, tmp_path_factory):
 
 def test_the_results_are_complete(run):
   workdir, out = run
-  assert str(workdir / "results.json") in out and str(workdir / "report" / "report.md") in out
+  assert str(workdir / "results.json") in out
+  assert all(str(workdir / "report" / f"report.{kind}") in out for kind in ("md", "html"))
   results = results_lib.read(workdir / "results.json")
   for key in ("preference_accuracy", "preference_accuracy_ci95"):
     assert set(results[key]) == METHODS
@@ -168,6 +169,11 @@ def test_the_report_has_its_images(run):
   assert {"accuracy_by_k.png", "win_rates.png", "training.png"} <= set(images)
   for image in images:
     assert (workdir / "report" / image).read_bytes().startswith(b"\x89PNG")
+  page = (workdir / "report" / "report.html").read_text()
+  assert page.count('<img src="data:image/') == len(images)
+  for told in ("../checkpoints/preference/", "../responses.jsonl", "preference.log_every"):
+    assert told in page
+    assert told in text
 
 
 def test_a_run_in_the_chat_template_of_another_models_tokenizer(tmp_path, cache):

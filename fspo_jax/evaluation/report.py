@@ -138,13 +138,16 @@ def _what_was_run(
     "python": "Python",
   }
   order = [*known, *sorted(set(environment) - set(known))]
-  facts = {
-    known.get(key, key): environment[key] for key in order if environment.get(key) is not None
-  }
+  run: list[tuple[Text, Text]] = [
+    (known.get(key, key), Span(value, "code") if key == "command" else _value(value))
+    for key, value in ((key, environment.get(key)) for key in order)
+    if value is not None
+  ]
+  data = [(name, _value(value)) for name, value in data_facts.items()]
   return [
-    Section(title, [Table(("", ""), [(name, _value(value)) for name, value in table.items()])])
-    for title, table in (("What was run", facts), ("Data", data_facts))
-    if table
+    Section(title, [Table(("", ""), rows)])
+    for title, rows in (("What was run", run), ("Data", data))
+    if rows
   ]
 
 
@@ -263,6 +266,8 @@ def _rest(results: Results) -> list[Section]:
 def _value(value: object) -> str:
   if isinstance(value, Mapping):
     return ", ".join(f"{key} {_value(item)}" for key, item in value.items())
+  if isinstance(value, list):
+    return ", ".join(map(_value, value))
   return str(value)
 
 
