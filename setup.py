@@ -74,6 +74,7 @@ setuptools.setup(
       *STUDY,
       "httpx2>=2.0.0",
       "hypothesis>=6.140.0",
+      "markdown-it-py>=3.0.0",
       "pytest>=8.4.0",
       "pytest-xdist>=3.8.0",
       "ruff>=0.14.0",
