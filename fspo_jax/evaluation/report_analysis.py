@@ -89,7 +89,7 @@ def _calibration(found: Mapping[str, Any], directory: pathlib.Path) -> list[str]
     return []
   calibration.plot(found, directory / "calibration.png")
   rows = [
-    [METHODS[name].label, SPLITS[split], f"{100 * x['ece']:.1f}", f"{x['log_loss']:.3f}",
+    [METHODS[name].label, SPLITS[split], f"{100 * x['ece']:.1f}", f"{x['brier']:.3f}",
      str(x["pairs"])]
     for split in SPLITS
     for name, x in _in_order(found.get(split, {}))
@@ -97,9 +97,10 @@ def _calibration(found: Mapping[str, Any], directory: pathlib.Path) -> list[str]
   return [
     "## Calibration of the implicit reward",
     "![Reliability](calibration.png)",
-    table(["", "users", "ECE", "log loss", "pairs"], rows, align="right"),
+    table(["", "users", "ECE", "Brier", "pairs"], rows, align="right"),
     "How often a pair is ranked right, by how sure the implicit rewards are of it, after all "
-    "shots. ECE: the mean distance of the two, in %. Log loss in nats; 0.693 knows nothing.",
+    "shots. ECE: the mean distance of the two, in %. Brier: the mean square of the probability "
+    "of what was not chosen; 0.25 knows nothing.",
   ]
 
 
