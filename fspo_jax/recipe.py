@@ -25,7 +25,7 @@ from fspo_jax.datasets.synthetic import synthetic_dataset_builder as builder
 from fspo_jax.episodes import batching, tokenizers
 from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter
-from fspo_jax.evaluation import contenders, evaluate
+from fspo_jax.evaluation import calibration, contenders, evaluate
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface, transformer, vpl
 from fspo_jax.training import adapters, loop, optimizer, reference_cache, step
@@ -283,7 +283,7 @@ class Recipe:
         evaluation,
         truth=plan.data.truth(episodes),
         baselines=plan.data.baselines,
-        beta=reference_lib.reward_scale(self.config),
+        link=calibration.link_of(self.config),
       )
     outcome.write(
       self.workdir,

@@ -30,14 +30,6 @@ def stage(c: ml_collections.ConfigDict) -> str:
   return "sft" if "sft" in c.stages else "base"
 
 
-def reward_scale(c: ml_collections.ConfigDict) -> float | None:
-  """Beta, for policies whose implicit reward is beta times the log-odds against the reference."""
-  loss = c.preference.loss
-  if "preference" not in c.stages or not loss.preference_weight or c.vpl.use:
-    return None
-  return loss.beta if loss.name in ("dpo", "ipo") and not loss.length_normalize else None
-
-
 def check(c: ml_collections.ConfigDict) -> None:
   """Refuses, with a ValueError, a cache that cannot be."""
   keys = c.preference.reference_cache

@@ -116,11 +116,12 @@ def summarize(comparisons: Sequence[Comparison], verdicts: Sequence[Verdict]) ->
 def _length_controlled(
   comparisons: Sequence[Comparison], wins: np.ndarray
 ) -> dict[str, Any] | None:
-  """The length-controlled rate; None where lengths say nothing (all differ by as much)."""
+  """The length-controlled rate; None where there is too little to fit, or lengths say nothing."""
   lengths = np.array([(len(c.baseline), len(c.ours)) for c in comparisons])
-  if len(wins) < 10 or len(np.unique(lengths[:, 0] - lengths[:, 1])) < 2:
+  try:
+    fit = length_controlled.length_controlled(wins, *lengths.T)
+  except ValueError:
     return None
-  fit = length_controlled.length_controlled(wins, *lengths.T)
   return {"win_rate": fit.win_rate, "variant": fit.variant, "coefficients": fit.coefficients}
 
 

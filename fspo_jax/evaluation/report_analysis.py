@@ -95,7 +95,7 @@ def _calibration(found: Mapping[str, Any]) -> list[Section]:
   if not any(found.values()):
     return []
   rows = [
-    [METHODS[name].label, SPLITS[split], f"{100 * x['ece']:.1f}", f"{x['log_loss']:.3f}",
+    [METHODS[name].label, SPLITS[split], f"{100 * x['ece']:.1f}", f"{x['brier']:.3f}",
      str(x["pairs"])]
     for split in SPLITS
     for name, x in _in_order(found.get(split, {}))
@@ -103,14 +103,15 @@ def _calibration(found: Mapping[str, Any]) -> list[Section]:
   alt = "Reliability: for each method how often it is right, by how sure it is"
   note = Paragraph(
     "How often a pair is ranked right, by how sure the implicit rewards are of it, after all "
-    "shots. ECE: the mean distance of the two, in %. Log loss in nats; 0.693 knows nothing."
+    "shots. ECE: the mean distance of the two, in %. Brier: the mean square of the probability "
+    "of what was not chosen; 0.25 knows nothing."
   )
   return [
     Section(
       "Calibration of the implicit reward",
       [
         Figure("calibration", alt, functools.partial(calibration.plot, found)),
-        Table(["", "users", "ECE", "log loss", "pairs"], rows, numeric=True),
+        Table(["", "users", "ECE", "Brier", "pairs"], rows, numeric=True),
         note,
       ],
     )

@@ -28,7 +28,7 @@ and at the first temperature:
     "binomial": {SPLIT: {METHOD: {"won", "lost", "p", "users_for", "users_against", "p_by_user"}}},
     "paired": {SPLIT: {METHOD: {METHOD: {"difference", "ci95", "wilcoxon_p", "permutation_p",
                "preferred", "users"}}}},
-    "calibration": {SPLIT: {METHOD: {"ece", "log_loss", "pairs", "bins": [...]}}},
+    "calibration": {SPLIT: {METHOD: {"ece", "brier", "pairs", "bins": [...]}}},
     "accuracy_by_attribute": {SPLIT: {WORDS: {"pairs": n, METHOD: accuracy}}}
   }
 """

@@ -154,8 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
   parser.add_argument("workdir", type=pathlib.Path, help="of the study")
   parser.add_argument("--check", action="store_true", help="only see whether the models will do")
+  # By then the imports have taken seconds, in which a server can be killed: it says who it is.
+  parser.add_argument("--parent", type=int, default=os.getppid(), help="process to end with")
   flags = parser.parse_args(arguments)
-  study, parent = opening.reopen(flags.workdir), os.getppid()
+  study = opening.reopen(flags.workdir)
   models = LoadedModels(study.settings)
   if flags.check:
     try:
@@ -167,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   logging.basicConfig(format="%(asctime)s worker: %(message)s", datefmt="%H:%M:%S")
 
   def orphaned() -> bool:
-    return os.getppid() != parent
+    return os.getppid() != flags.parent
 
   with alone(study.path, orphaned):
     work(study.flow, models, orphaned)

@@ -181,13 +181,17 @@ def test_the_worker_process_is_alone_and_leaves_with_its_server(study):
   command = [sys.executable, "-m", "fspo_jax.study.personalizing", str(study.path)]
   environment = {**os.environ, "PYTHONPATH": str(small.REPO)}
   # The worker's parent is a shell, which is killed as a server may be.
-  shell = subprocess.Popen(["sh", "-c", '"$@" & wait', "sh", *command], env=environment)
+  line = '"$@" --parent=$$ & wait'
+  shell = subprocess.Popen(["sh", "-c", line, "sh", *command], env=environment)
   _until(taken)
   with personalizing.alone(study.path, lambda: True):
     pass  # whoever is to stop does not wait for it
   shell.send_signal(signal.SIGKILL)
   shell.wait()
   _until(lambda: not taken())
+  # One whose server was killed before it could look is told whose it was.
+  late = subprocess.run([*command, f"--parent={shell.pid}"], env=environment, timeout=180)
+  assert late.returncode == 0
 
 
 def _until(true, seconds=180):
