@@ -12,6 +12,8 @@ import scipy.special
 from fspo_jax import losses
 from fspo_jax.evaluation import analysis, calibration, report_analysis, statistics
 from fspo_jax.evaluation.win_rate import Match
+from fspo_jax.pages import markdown
+from fspo_jax.pages.document import Document
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds.roleplay import RoleplayWorld
 from tests import tiny
@@ -156,9 +158,10 @@ def test_the_report_shows_all_of_it(match, tmp_path):
     "calibration": {"unseen": analysis.calibrated({"fspo": [np.linspace(-1, 3, 50)]}, link)},
     "accuracy_by_attribute": {"unseen": {"concise / verbose": {"pairs": 30, "fspo": 0.9}}},
   }
-  text = "\n\n".join(report_analysis.blocks(results, tmp_path))
+  markdown.write(tmp_path / "report.md", Document("t", report_analysis.sections(results)))
+  text = (tmp_path / "report.md").read_text()
   assert "| FSPO − Few-shot prompted |" in text
   assert "| concise / verbose | 30 | 90.0 |" in text
   assert f"{100 * results['calibration']['unseen']['fspo']['ece']:.1f}" in text
   assert (tmp_path / "calibration.png").stat().st_size > 10_000
-  assert report_analysis.blocks({}, tmp_path / "nowhere") == []
+  assert report_analysis.sections({}) == []
