@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import pathlib
 import statistics
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import ml_collections
 
 from fspo_jax import data as data_lib
+from fspo_jax import paths
 from fspo_jax.episodes import sources
 from fspo_jax.evaluation import evaluate, plots, report, report_analysis, responses
 from fspo_jax.evaluation import results as results_lib
@@ -91,8 +93,21 @@ def write(
   results_lib.write(workdir.path / "results.json", results)
   answered = [one for r in found.values() for one in r.answered]
   workdir.write(responses.NAME, responses.dumps(answered))
-  directory = workdir.path / "report"
-  directory.mkdir(exist_ok=True)
+  with paths.local_copy(workdir.path / "report") as directory:
+    _report(directory, workdir, results, found, config=config, data=data, settings=settings)
+
+
+def _report(
+  directory: pathlib.Path,
+  workdir: Workdir,
+  results: results_lib.Results,
+  found: dict[str, evaluate.SplitResult],
+  *,
+  config: ml_collections.ConfigDict,
+  data: data_lib.Data,
+  settings: evaluate.Settings,
+) -> None:
+  """Writes the report and its figures into a folder of this machine."""
   figures = {}
   if "preference" in config.stages:
     figures["The preference stage"] = "training.png"

@@ -6,8 +6,6 @@
 # Usage: bash launch/gke_xpk.sh COMMAND --cluster=NAME --project=PROJECT --zone=ZONE [OPTION ...] \
 #          [-- --config=experiments/X.py --workdir=gs://BUCKET/FOLDER [--config.KEY=VALUE ...]]
 #
-# The training does not take gs:// yet: see launch/README.md.
-#
 #   cluster         makes the cluster with its slices, or changes how many there are
 #   image           builds launch/Dockerfile from this tree, and pushes it
 #   start           starts the training (a JobSet), unless it runs; what has ended is started again

@@ -7,8 +7,6 @@
 #          --config=experiments/X.py --workdir=gs://BUCKET/FOLDER [--config.KEY=VALUE ...]
 #        bash launch/tpu_pod.sh COMMAND --name=NAME --zone=ZONE [OPTION ...] [-- FLAG ...]
 #
-# The training does not take gs:// yet: see launch/README.md.
-#
 #   run      all of the next three, and watches until the training has ended: a slice that was
 #            preempted is deleted and asked for anew, a failed run is started again, and both go on
 #            from the last checkpoint. Deletes the slice at the end. Ctrl-C ends only the watching.

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test shares. Imports no jax: some floors are tested to work without it."""
 
+import logging
 import os
 import pathlib
+import socket
 
 import hypothesis
 import pytest
@@ -54,3 +56,22 @@ def shared_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f"no shared data at {path}; set FSPO_SHARED_DATA to its folder")
   return path
+
+
+@pytest.fixture(scope="session")
+def bucket():
+  """The gs:// name of a bucket of a stand-in for Cloud Storage, for this and child processes."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  url = f"http://localhost:{port}"
+  logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("STORAGE_EMULATOR_HOST", url)  # of gcsfs
+    patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+    # What it would ask of a service that the stand-in is not.
+    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    pytest.importorskip("gcsfs", reason="the extra 'gcs' is not installed")
+    server = pytest.importorskip("gcp_storage_emulator.server", reason="an extra of tests")
+    with server.create_server("localhost", port, in_memory=True, default_bucket="bucket"):
+      yield "gs://bucket"
