@@ -64,13 +64,10 @@ check_options() {
   for option in cluster project zone; do
     if [ -z "${!option}" ]; then die "found no --$option."; fi
   done
-  case $name in
-    *[!a-z0-9-]* | [!a-z]* | *- | "")
-      die "--name='$name': expected lower-case letters, digits and '-'." ;;
-  esac
+  need_name "$name"
   if [ ${#name} -gt 40 ]; then die "--name=$name: expected at most 40 characters."; fi
-  case $slices in "" | *[!0-9]* | 0*) die "--slices=$slices: expected a number above 0." ;; esac
-  case $restarts in "" | *[!0-9]*) die "--restarts=$restarts: expected a number." ;; esac
+  need_count --slices "$slices" 1
+  need_count --restarts "$restarts" 0
   where=(--cluster="$cluster" --project="$project" --zone="$zone")
 }
 

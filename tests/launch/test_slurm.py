@@ -99,11 +99,17 @@ def out_of_time(cloud, code=143, **env):
   return job, err
 
 
-@pytest.mark.parametrize("code", [143, 0])
+@pytest.mark.parametrize("code", [143, 1])
 def test_out_of_time_it_saves_and_queues_again(cloud, code):
   job, err = out_of_time(cloud, code)
   assert job.returncode == 0, err
   assert of(cloud, "scontrol") == [["scontrol", "requeue", "17"]]
+
+
+def test_out_of_time_with_nothing_left_to_do_it_is_done(cloud):
+  job, err = out_of_time(cloud, 0)
+  assert job.returncode == 0, err
+  assert not of(cloud, "scontrol")
 
 
 def test_queues_again_only_so_often(cloud):
