@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test shares. Imports no jax: some floors are tested to work without it."""
 
-import logging
 import os
 import pathlib
 import socket
+import subprocess
+import sys
+import time
 
 import hypothesis
 import pytest
@@ -65,13 +67,29 @@ def bucket():
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
   url = f"http://localhost:{port}"
-  logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("STORAGE_EMULATOR_HOST", url)  # of gcsfs
     patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
     # What it would ask of a service that the stand-in is not.
     patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     pytest.importorskip("gcsfs", reason="the extra 'gcs' is not installed")
-    server = pytest.importorskip("gcp_storage_emulator.server", reason="an extra of tests")
-    with server.create_server("localhost", port, in_memory=True, default_bucket="bucket"):
-      yield "gs://bucket"
+    pytest.importorskip("gcp_storage_emulator", reason="of the extra 'dev'")
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host=localhost"]
+    command += [f"--port={port}", "--in-memory", "--default-bucket=bucket"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as server:
+      try:
+        _wait_for(port, server)
+        yield "gs://bucket"
+      finally:
+        server.kill()
+
+
+def _wait_for(port: int, server: subprocess.Popen) -> None:
+  deadline = time.monotonic() + 60
+  while server.poll() is None and time.monotonic() < deadline:
+    with socket.socket() as asked:
+      if asked.connect_ex(("localhost", port)) == 0:
+        return
+    time.sleep(0.1)
+  raise RuntimeError(f"the stand-in for Cloud Storage does not answer on port {port}")

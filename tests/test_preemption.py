@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs that are told to end, or killed, at random moments: no step is lost or repeated.
 
-FSPO_ENDS=20 ends each run so often, which takes minutes; a few times by default.
+FSPO_ENDS=20 ends each of them so often, which takes minutes. By default only the first is run, and
+ended twice; `test_loop.py` and `test_main.py` end and kill one too.
 """
 
 import os
@@ -17,11 +18,12 @@ import time
 
 import pytest
 
-from fspo_jax import checkpoints, paths
+from fspo_jax import checkpoints, paths, preemption
 from fspo_jax.inference.writer import Writer
 from tests import tiny
 
 ENDS = int(os.environ.get("FSPO_ENDS", "2"))
+asked = pytest.mark.skipif("FSPO_ENDS" not in os.environ, reason="FSPO_ENDS is not set")
 STAGES, STEPS, EVERY = ("sft", "preference"), 120, 20
 CONFIG = f"""
 from fspo_jax import config
@@ -84,16 +86,20 @@ class Run:
 
   def end_after(self, step: int, number: signal.Signals, which: slice = slice(None)) -> set[int]:
     """Starts it, and signals some of its processes once this step, over all stages, is written."""
-    self.start()
     before, deadline = self.rows(), time.monotonic() + 600
-    while not before < self.rows() >= step:
-      if any(process.poll() is not None for process in self.processes):
-        break  # it has done all there was
-      assert time.monotonic() < deadline
-      time.sleep(0.001)
-    for process in self.processes[which]:
-      process.send_signal(number)
-    return self.wait()
+    self.start()
+    try:
+      while not before < self.rows() >= step:
+        if any(process.poll() is not None for process in self.processes):
+          break  # it has done all there was
+        assert time.monotonic() < deadline
+        time.sleep(0.2 if paths.in_bucket(self.workdir) else 0.002)
+      for process in self.processes[which]:
+        process.send_signal(number)
+      return self.wait()
+    finally:
+      for process in self.processes:
+        process.kill()
 
   def outcome(self) -> dict[str, bytes | str]:
     """What it has made: every step's row, and the parameters, of each stage."""
@@ -156,6 +162,13 @@ def _killed_again_and_again(run: Run, seed: int) -> dict[str, bytes | str]:
   return run.outcome()
 
 
+@asked
+@pytest.mark.slow
+def test_a_process_killed_again_and_again_makes_the_undisturbed_runs_bytes(alone, tmp_path):
+  assert _killed_again_and_again(Run(tmp_path, 1), seed=3) == alone
+
+
+@asked
 @pytest.mark.slow
 def test_a_run_in_a_bucket_that_is_killed_makes_the_undisturbed_runs_bytes(
   alone, bucket, tmp_path, monkeypatch
@@ -167,7 +180,34 @@ def test_a_run_in_a_bucket_that_is_killed_makes_the_undisturbed_runs_bytes(
   assert {path.name for path in tmp_path.iterdir()} == {"config.py", "log"}
 
 
+@asked
 @pytest.mark.slow
 def test_of_two_processes_whichever_is_told_both_save_and_end(together, tmp_path):
   run = Run(tmp_path, 2)
   assert _told_again_and_again(run, slice(1, 2), seed=1) == together
+
+
+def test_who_is_told_after_the_last_question_ends_with_the_watch():
+  with pytest.raises(preemption.Preempted), preemption.watch() as watch:
+    assert not watch.told()
+    os.kill(os.getpid(), signal.SIGTERM)
+  with preemption.watch() as watch:
+    assert not watch.told()
+
+
+def test_of_several_processes_the_next_stage_hears_what_came_after_the_one_before(monkeypatch):
+  """As JAX does it: yes at the question after the last one before the notice, by its number."""
+  questions, notice = [], []
+
+  def reached(number):
+    questions.append(number)
+    return bool(notice) and number == notice[0]
+
+  monkeypatch.setattr(preemption.processes, "several", lambda: True)
+  monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", reached)
+  with preemption.watch() as watch:
+    assert not any(watch.told() for _ in range(5))
+  notice.append(questions[-1] + 1)
+  with pytest.raises(preemption.Preempted), preemption.watch() as watch:
+    assert watch.told() and questions == sorted(set(questions))
+    raise preemption.Preempted

@@ -89,7 +89,8 @@ def test_job_trains_and_passes_the_exit_code_on(cloud):
 
 
 def out_of_time(cloud, code=143, **env):
-  cloud.train(fakes.UNTIL_TOLD.replace("exit 143", f"exit {code}"))
+  # Not while the signal is handled: bash may lose the code of what ends then.
+  cloud.train(fakes.UNTIL_TOLD.replace("exit 143", f"sleep 0.5; exit {code}"))
   with as_job(cloud, *TRAINING, **env) as job:
     fakes.wait_for(lambda: cloud.ready() and cloud.read("step"))
     job.send_signal(10)  # USR1, to the script alone.
