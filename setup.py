@@ -7,9 +7,10 @@ import pathlib
 import setuptools
 
 README = pathlib.Path(__file__).parent / "README.md"
-# The pipeline on a cluster, tokenizers and chat templates of other models, language models behind
-# HTTP, the data sets that come as parquet, the human study's server.
+# The pipeline on a cluster, runs in a Cloud Storage bucket, tokenizers and chat templates of other
+# models, language models behind HTTP, the data sets that come as parquet, the human study's server.
 BEAM = ["apache-beam>=2.77.0"]
+GCS = ["gcsfs>=2025.9.0"]
 HF = ["tokenizers>=0.22.0"]
 LLM = ["openai>=3.54.0"]
 PARQUET = ["pyarrow>=18.0.0"]
@@ -59,19 +60,22 @@ setuptools.setup(
     "browser": ["selenium>=4.35.0"],  # of tests, with theirs, and a chromium with its driver
     "cuda": ["jax[cuda13]>=0.9.0"],
     "embed": ["sentence-transformers>=5.0.0"],
+    "gcs": GCS,
     "hf": HF,
     "llm": LLM,
     "parity": ["peft>=0.18.0", "torch>=2.6.0", "transformers>=5.0.0"],  # of tests, with theirs
     "parquet": PARQUET,
     "study": STUDY,
-    "tpu": ["jax[tpu]>=0.9.0"],
+    "tpu": ["jax[tpu]>=0.9.0", *GCS],  # a pod's own disks go with it
     "tpu-plan": ["jax[tpu]>=0.9.0"],  # the TPU compiler that is of its jax; it needs no TPU
     "dev": [
       *BEAM,
+      *GCS,
       *HF,
       *LLM,
       *PARQUET,
       *STUDY,
+      "gcp-storage-emulator>=2024.8.3",
       "httpx2>=2.0.0",
       "hypothesis>=6.140.0",
       "markdown-it-py>=3.0.0",

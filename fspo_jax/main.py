@@ -100,6 +100,13 @@ def main(argv: list[str]) -> int:
         "--distributed: found the stage 'synthesis' or on_policy.use=True, which one process does; "
         "expected a set that is made before (--shard splits that), and on_policy.use=False"
       )
+    if _WORKDIR.value.startswith("gs://") and (
+      "synthesis" in config.stages or config.on_policy.use
+    ):
+      raise ValueError(
+        f"--workdir={_WORKDIR.value}: found the stage 'synthesis' or on_policy.use=True, which "
+        "write line by line; expected a set that is made before, and on_policy.use=False"
+      )
     if "synthesis" in config.stages:
       factory = data.make_factory(config)
     else:

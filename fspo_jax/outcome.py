@@ -15,7 +15,7 @@ import ml_collections
 
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
-from fspo_jax import provenance
+from fspo_jax import paths, provenance
 from fspo_jax.datasets.synthetic import synthetic_dataset_builder as builder
 from fspo_jax.episodes import sources
 from fspo_jax.evaluation import evaluate, plots, report, report_analysis, responses
@@ -98,20 +98,21 @@ def write(
   results_lib.write(workdir.path / "results.json", results)
   answered = [one for r in found.values() for one in r.answered]
   workdir.write(responses.NAME, responses.dumps(answered))
-  report.write_report(
-    workdir.path / "report",
-    results,
-    next(iter(found.values())).samples,
-    title=f"FSPO on {config.data.name}",
-    notes=_notes(config, data, settings),
-    data_facts=data.source.facts()
-    | ({"world": data.world.name, "world seed": config.world_seed} if data.world else {}),
-    sections=[
-      *_training(workdir, config),
-      *_card(workdir, config),
-      *provenance.sections(workdir, results["environment"]),
-    ],
-  )
+  with paths.local_copy(workdir.path / "report") as directory:
+    report.write_report(
+      directory,
+      results,
+      next(iter(found.values())).samples,
+      title=f"FSPO on {config.data.name}",
+      notes=_notes(config, data, settings),
+      data_facts=data.source.facts()
+      | ({"world": data.world.name, "world seed": config.world_seed} if data.world else {}),
+      sections=[
+        *_training(workdir, config),
+        *_card(workdir, config),
+        *provenance.sections(workdir, results["environment"]),
+      ],
+    )
 
 
 def _training(workdir: Workdir, config: ml_collections.ConfigDict) -> list[Section]:

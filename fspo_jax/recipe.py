@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import checkpoints, checks, export, outcome, presets, processes, updates
+from fspo_jax import checkpoints, checks, export, outcome, paths, presets, processes, updates
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
 from fspo_jax import reference as reference_lib
@@ -348,7 +348,7 @@ def reopen(directory: str | os.PathLike[str]) -> Recipe:
     FileNotFoundError: there is no run, or its data is not where its config says.
     ValueError: its config is one of another version.
   """
-  path = pathlib.Path(directory)
+  path = paths.path(directory)
   known = json.loads((path / "config.json").read_text(encoding="utf-8"))
   fingerprints = {key: known.pop(key) for key in [*known] if key.endswith("_sha256")}
   config = config_lib.default().lock()

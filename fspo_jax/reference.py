@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from fspo_jax import checkpoints, workdir
+from fspo_jax import checkpoints, paths, workdir
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import batching
 from fspo_jax.models import transformer
@@ -62,7 +62,7 @@ def why_not(c: ml_collections.ConfigDict) -> str:
 def cached(
   c: ml_collections.ConfigDict,
   rows: batching.Rows,
-  run: pathlib.Path,
+  run: paths.Path,
   *,
   model: transformer.Transformer,
   params: dict,
@@ -148,6 +148,6 @@ def _sha256(content: bytes) -> str:
   return hashlib.sha256(content).hexdigest() if content else ""
 
 
-def _pairs(c: ml_collections.ConfigDict, run: pathlib.Path) -> bytes:
+def _pairs(c: ml_collections.ConfigDict, run: paths.Path) -> bytes:
   """The file of description pairs that rows are of, if they are."""
   return (run / "description_pairs.jsonl").read_bytes() if c.on_policy.use else b""

@@ -20,7 +20,7 @@ import numpy as np
 
 from fspo_jax.evaluation.length_controlled import BaselineRows
 from fspo_jax.evaluation.responses import Answered
-from fspo_jax.workdir import write_atomic
+from fspo_jax.paths import write_atomic
 
 BASELINE = "gpt4_1106_preview"
 KNOWN_COLUMNS = (

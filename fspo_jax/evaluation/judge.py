@@ -40,10 +40,10 @@ from fspo_jax.evaluation import judges, length_controlled, responses, statistics
 from fspo_jax.evaluation.judges import Comparison, Judge, TrueReward, Verdict
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.results import SPLITS
+from fspo_jax.paths import write_atomic
 from fspo_jax.synthesis import jobs, openai_llm
 from fspo_jax.synthesis.journal import Journal, Ledger
 from fspo_jax.synthesis.llm import LLM, Note
-from fspo_jax.workdir import write_atomic
 
 WORLD = "world"
 _RESAMPLES = 2000

@@ -26,7 +26,7 @@ from fspo_jax.pages.document import (
   Text,
   spans,
 )
-from fspo_jax.workdir import write_atomic
+from fspo_jax.paths import write_atomic
 
 # An interval such as [69.0, 73.3] is no link, and is read more easily as it is.
 _SPECIAL = re.compile(r"(\[-?[\d.]+, -?[\d.]+\](?![(\[:]))|[\\`*_\[\]|~$#]")

@@ -16,7 +16,7 @@ import tempfile
 import jinja2
 
 from fspo_jax.pages.document import Document, Figure, spans
-from fspo_jax.workdir import write_atomic
+from fspo_jax.paths import write_atomic
 
 # Of a figure, in bytes; one of more points than this is smaller as PNG.
 _LARGEST_SVG = 250_000

@@ -28,11 +28,11 @@ import scipy.stats
 from fspo_jax.evaluation import statistics
 from fspo_jax.evaluation.formatting import p_value
 from fspo_jax.pages import markdown as markdown_lib
+from fspo_jax.paths import write_atomic
 from fspo_jax.study import opening, records
 from fspo_jax.study.records import Comparison, Participant
 from fspo_jax.study.settings import Settings
 from fspo_jax.study.store import Store
-from fspo_jax.workdir import write_atomic
 
 _HEADER = (
   "against",

@@ -13,10 +13,10 @@ import pathlib
 from typing import Any
 
 from fspo_jax import jsonl
+from fspo_jax.paths import write_atomic
 from fspo_jax.preferences import User
 from fspo_jax.study.flow import label_items, preferences
 from fspo_jax.study.store import Store
-from fspo_jax.workdir import write_atomic
 
 _VALUE = {"ours": 1.0, "theirs": 0.0, "tie": 0.5, "identical": 0.5, "skip": None}
 

@@ -23,11 +23,11 @@ from fspo_jax.pages.document import (
   Span,
   Table,
 )
+from fspo_jax.paths import write_atomic
 from fspo_jax.synthesis import card_plots, quality_schema
 from fspo_jax.synthesis.measures import Interval
 from fspo_jax.synthesis.quality import Gate, violations
 from fspo_jax.synthesis.quality_schema import QualityCard, QualityError
-from fspo_jax.workdir import write_atomic
 
 # The name of the file in the folder of a set.
 CARD_FILE = "card.json"

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import dataclasses
 import logging
 import math
-import pathlib
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from fspo_jax import checkpoints as checkpoints_lib
-from fspo_jax import losses, preemption, sharding
+from fspo_jax import losses, paths, preemption, sharding
 from fspo_jax.episodes import batching
 from fspo_jax.training import metrics as metrics_lib
 from fspo_jax.training import step as step_lib
@@ -93,7 +92,7 @@ class Stage:
   """
 
   name: str
-  directory: pathlib.Path
+  directory: paths.Path
   step: step_lib.StepFn
   objective: step_lib.Objective
   optimizer: optax.GradientTransformation
@@ -105,7 +104,7 @@ class Stage:
   adapters: Mapping[str, Any] | None = None
 
   @property
-  def checkpoint_directory(self) -> pathlib.Path:
+  def checkpoint_directory(self) -> paths.Path:
     """Where the stage's checkpoints lie."""
     return self.directory / "checkpoints" / self.name
 
@@ -250,9 +249,10 @@ def _run(
         )
         dropped = 0.0 if loop.logs(step) else dropped
         bar.update(task, completed=step, note=_note(values))
-        told = watch.after(step)
+        told = watch.told()
         if step % loop.checkpoint_every == 0 or step == loop.steps or told:
           reader.flush()  # nothing that is not a number is ever saved
+          writer.keep()
           facts = {} if stage.adapters is None else {"adapters": stage.adapters}
           facts |= {"dropped_shots": dropped} if dropped else {}
           saved.save(step, state.params, state.opt_state, stage.config, stage.tokenizer, facts)
