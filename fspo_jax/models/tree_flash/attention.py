@@ -13,50 +13,28 @@ from jaxtyping import Array, Float, Int
 
 from fspo_jax import sharding
 from fspo_jax.models.tree_flash import backward, blocks, forward
-from fspo_jax.models.tree_flash.kernels import LANES, Rules
-
-# Queries of a block, of all heads of a group: more do not fit a TPU core's fast memory.
-MOST_QUERIES = 2048
+from fspo_jax.models.tree_flash.kernels import Mask, Rules
 
 
-def why_not(block: int, heads: int, kv_heads: int, head_dim: int) -> str:
-  """Why a TPU cannot run the kernels at a shape; '' if it can."""
-  if block % LANES:
-    return f"found model.attention_block={block}, expected a multiple of {LANES}: blocks fill lanes"
-  if block * heads // kv_heads > MOST_QUERIES:
-    most = MOST_QUERIES // (heads // kv_heads) // LANES * LANES
-    return (
-      f"found model.attention_block={block} x model.heads={heads} / model.kv_heads={kv_heads} = "
-      f"{block * heads // kv_heads} queries of a block, expected at most {MOST_QUERIES}, for which "
-      f"there is room: model.attention_block={most}"
-    )
-  if head_dim % 64:
-    return f"found model.head_dim={head_dim}, expected a multiple of 64"
-  return ""
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(
   q: Float[Array, "B N G Q D"],
   k: Float[Array, "B N K D"],
   v: Float[Array, "B N K D"],
-  tree: blocks.TreeBlocks,
-  end: Int[Array, "B K"],
-  at: tuple[Int[Array, "B Q"], Int[Array, "B K"], Int[Array, " 1"]] | None,
+  mask: Mask,
   rules: Rules,
 ) -> Float[Array, "B N G Q D"]:
-  return forward.forward(q, k, v, tree, end, at, rules)[0]
+  return forward.forward(q, k, v, mask, rules)[0]
 
 
-def _attend_forward(q: Array, k: Array, v: Array, tree: blocks.TreeBlocks, end: Array, at, rules):
-  out, log_sums = forward.forward(q, k, v, tree, end, at, rules)
-  return out, (q, k, v, out, log_sums, tree, end, at)
+def _attend_forward(q: Array, k: Array, v: Array, mask: Mask, rules: Rules) -> tuple[Array, tuple]:
+  out, log_sums = forward.forward(q, k, v, mask, rules)
+  return out, (q, k, v, out, log_sums, mask)
 
 
 def _attend_backward(rules: Rules, kept: tuple, d_out: Array) -> tuple:
-  q, k, v, out, log_sums, tree, end, at = kept
-  gradients = backward.backward(q, k, v, out, log_sums, d_out, tree, end, at, rules)
-  return *gradients, None, None, None
+  *kept, mask = kept
+  return *backward.backward(*kept, d_out, mask, rules), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -77,9 +55,9 @@ def _of_device(
   """A device's own query blocks against all the keys of its rows and heads."""
   rows, count, _, size, kv_heads, group, depth = q.shape
   own = q.reshape(rows, count * size, kv_heads, group, depth).transpose(0, 2, 3, 1, 4)
-  at = None if window is None else (at_q.reshape(rows, -1), at_k, window)
-  tree = jax.tree.map(lambda x: x[0], tree)
-  out = _attend(own, k.swapaxes(1, 2), v.swapaxes(1, 2), tree, end, at, rules)
+  at_q = None if window is None else at_q.reshape(rows, count * size)
+  mask = Mask(jax.tree.map(lambda x: x[0], tree), end, at_q, at_k, window)
+  out = _attend(own, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, rules)
   return out.transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import pallas as pl
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from fspo_jax.models.tree_flash import blocks, kernels
 from fspo_jax.models.tree_flash.kernels import LANES, Rules
@@ -27,14 +27,12 @@ def backward(
   out: Float[Array, "B N G Q D"],
   log_sums: Float[Array, "B N G Q"],
   d_out: Float[Array, "B N G Q D"],
-  tree: blocks.TreeBlocks,
-  end: Int[Array, "B K"],
-  at: tuple[Int[Array, "B Q"], Int[Array, "B K"], Int[Array, " 1"]] | None,
+  mask: kernels.Mask,
   rules: Rules,
 ) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N K D"], Float[Array, "B N K D"]]:
   """The gradients of queries, keys and values."""
   means = jnp.einsum("bngqd,bngqd->bngq", d_out, out, preferred_element_type=jnp.float32)
-  given = (q, k, v, d_out, log_sums, means, tree, end, at, rules)
+  given = (q, k, v, d_out, log_sums, means, mask, rules)
   return _queries(*given), *_keys(*given)
 
 
@@ -45,22 +43,16 @@ def _inputs(
   d_out: Array,
   log_sums: Array,
   means: Array,
-  end: Array,
-  at: tuple[Array, Array, Array] | None,
+  mask: kernels.Mask,
   block: int,
   *,
   transposed: bool,
 ) -> list[kernels.Operand]:
   """What both kernels read; in one of them keys are the rows of a block of scores."""
-  tokens = functools.partial(kernels.of_tokens, block=block)
   found = [kernels.of_queries(q, block), kernels.of_keys(k, block), kernels.of_keys(v, block)]
   found.append(kernels.of_queries(d_out, block))
   found += [kernels.of_query_numbers(x, block) for x in (log_sums, means)]
-  found.append(tokens(end, keys=True, column=transposed))
-  if at is not None:
-    found.append(tokens(at[0], keys=False, column=not transposed))
-    found.append(tokens(at[1], keys=True, column=transposed))
-  return found
+  return found + mask.inputs(block, transposed=transposed)
 
 
 def _queries(
@@ -70,9 +62,7 @@ def _queries(
   d_out: Array,
   log_sums: Array,
   means: Array,
-  tree: blocks.TreeBlocks,
-  end: Array,
-  at: tuple[Array, Array, Array] | None,
+  mask: kernels.Mask,
   rules: Rules,
 ) -> Float[Array, "B N G Q D"]:
   block, group, depth = rules.block, q.shape[2], q.shape[4]
@@ -80,9 +70,9 @@ def _queries(
   (found,) = kernels.call(
     functools.partial(_queries_kernel, rules=rules),
     "tree_flash_queries",
-    tree.by_query,
-    [tree.start] if at is None else [tree.start, at[2]],
-    _inputs(q, k, v, d_out, log_sums, means, end, at, block, transposed=False),
+    mask.tree.by_query,
+    mask.scalars(),
+    _inputs(q, k, v, d_out, log_sums, means, mask, block, transposed=False),
     [kernels.of_queries(jax.ShapeDtypeStruct(q.shape, q.dtype), block)],
     [numbers, numbers, (group, block, depth)],
     products=3,
@@ -99,18 +89,16 @@ def _keys(
   d_out: Array,
   log_sums: Array,
   means: Array,
-  tree: blocks.TreeBlocks,
-  end: Array,
-  at: tuple[Array, Array, Array] | None,
+  mask: kernels.Mask,
   rules: Rules,
 ) -> tuple[Float[Array, "B N K D"], Float[Array, "B N K D"]]:
   block, depth = rules.block, q.shape[4]
   return kernels.call(
     functools.partial(_keys_kernel, rules=rules),
     "tree_flash_keys",
-    tree.by_key,
-    [tree.start] if at is None else [tree.start, at[2]],
-    _inputs(q, k, v, d_out, log_sums, means, end, at, block, transposed=True),
+    mask.tree.by_key,
+    mask.scalars(),
+    _inputs(q, k, v, d_out, log_sums, means, mask, block, transposed=True),
     [kernels.of_keys(jax.ShapeDtypeStruct(x.shape, x.dtype), block) for x in (k, v)],
     [(block, depth), (block, depth)],
     products=4,
@@ -119,11 +107,11 @@ def _keys(
   )
 
 
-def _split(refs: tuple[Any, ...], rules: Rules) -> tuple[Any, tuple, tuple | None, tuple]:
+def _split(refs: tuple[Any, ...], rules: Rules) -> tuple[Any, tuple, tuple, tuple]:
   """The window, the arrays that both kernels read, positions, and the rest."""
   window, refs = (refs[0], refs[1:]) if rules.windowed else (None, refs)
   given, refs = refs[:7], refs[7:]
-  at, refs = (refs[:2], refs[2:]) if rules.windowed else (None, refs)
+  at, refs = (refs[:2], refs[2:]) if rules.windowed else ((), refs)
   return window, given, at, refs
 
 
@@ -148,11 +136,8 @@ def _queries_kernel(
 
   def compute(masked: bool) -> None:
     if masked:
-      shape = (rules.block, rules.block)
-      i = start[query[step]] + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-      j = key[step] * rules.block + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-      at = (at_refs[0][0], at_refs[1][0], window[0]) if rules.windowed else None
-      mask = kernels.visible(i, j, end_ref[0], at)
+      first = start[query[step]], key[step] * rules.block
+      mask = kernels.visible(*first, end_ref, at_refs, window, rules.block, transposed=False)
     for g in range(q_ref.shape[2]):
       scores = kernels.product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
       scores, slope = kernels.capped(scores, rules.softcap)
@@ -189,11 +174,8 @@ def _keys_kernel(
 
   def compute(masked: bool) -> None:
     if masked:
-      shape = (rules.block, rules.block)
-      i = start[query[step]] + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-      j = key[step] * rules.block + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-      at = (at_refs[0][0], at_refs[1][0], window[0]) if rules.windowed else None
-      mask = kernels.visible(i, j, end_ref[0], at)
+      first = start[query[step]], key[step] * rules.block
+      mask = kernels.visible(*first, end_ref, at_refs, window, rules.block, transposed=True)
     for g in range(q_ref.shape[2]):
       # Keys down, queries across: both products that are summed then need no transposition.
       scores = kernels.product_t(k_ref[0, 0], q_ref[0, 0, g]) * rules.scale

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import pallas as pl
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from fspo_jax.models.tree_flash import blocks, kernels
 from fspo_jax.models.tree_flash.kernels import LANES, Rules
@@ -24,27 +24,19 @@ def forward(
   q: Float[Array, "B N G Q D"],
   k: Float[Array, "B N K D"],
   v: Float[Array, "B N K D"],
-  tree: blocks.TreeBlocks,
-  end: Int[Array, "B K"],
-  at: tuple[Int[Array, "B Q"], Int[Array, "B K"], Int[Array, " 1"]] | None,
+  mask: kernels.Mask,
   rules: Rules,
 ) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N G Q"]]:
   """Attended values, and the log of each query's sum of exponentials."""
   block, (group, depth) = rules.block, (q.shape[2], q.shape[4])
-  tokens = functools.partial(kernels.of_tokens, block=block)
   inputs = [kernels.of_queries(q, block), kernels.of_keys(k, block), kernels.of_keys(v, block)]
-  inputs.append(tokens(end, keys=True, column=False))
-  scalars = [tree.start]
-  if at is not None:
-    inputs += [tokens(at[0], keys=False, column=True), tokens(at[1], keys=True, column=False)]
-    scalars.append(at[2])
   log_sums = jax.ShapeDtypeStruct(q.shape[:4], jnp.float32)
   out, log_sums = kernels.call(
     functools.partial(_kernel, rules=rules),
     "tree_flash_forward",
-    tree.by_query,
-    scalars,
-    inputs,
+    mask.tree.by_query,
+    mask.scalars(),
+    inputs + mask.inputs(block, transposed=False),
     [
       kernels.of_queries(jax.ShapeDtypeStruct(q.shape, q.dtype), block),
       kernels.of_query_numbers(log_sums, block),
@@ -57,12 +49,14 @@ def forward(
   return out, log_sums
 
 
-def _kernel(row: Any, query: Any, key: Any, flags: Any, start: Any, *refs: Any, rules: Rules):
+def _kernel(
+  row: Any, query: Any, key: Any, flags: Any, start: Any, *refs: Any, rules: Rules
+) -> None:
   """A step: one block of queries, of all heads of a group, against one of keys."""
   del row
   window, refs = (refs[0], refs[1:]) if rules.windowed else (None, refs)
   q_ref, k_ref, v_ref, end_ref, *refs = refs
-  at_refs, refs = (refs[:2], refs[2:]) if rules.windowed else (None, refs)
+  at_refs, refs = (refs[:2], refs[2:]) if rules.windowed else ((), refs)
   out_ref, log_sums_ref, most_ref, sum_ref, total_ref = refs
   step = pl.program_id(1)
   flag = flags[step]
@@ -75,11 +69,8 @@ def _kernel(row: Any, query: Any, key: Any, flags: Any, start: Any, *refs: Any, 
 
   def compute(masked: bool) -> None:
     if masked:
-      shape = (rules.block, rules.block)
-      i = start[query[step]] + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-      j = key[step] * rules.block + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-      at = (at_refs[0][0], at_refs[1][0], window[0]) if rules.windowed else None
-      mask = kernels.visible(i, j, end_ref[0], at)
+      first = start[query[step]], key[step] * rules.block
+      mask = kernels.visible(*first, end_ref, at_refs, window, rules.block, transposed=False)
     for g in range(q_ref.shape[2]):
       scores = kernels.product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
       scores, _ = kernels.capped(scores, rules.softcap)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import pallas as pl
@@ -41,6 +41,36 @@ class Rules:
   softcap: float
   windowed: bool
   interpret: bool
+
+
+class Mask(NamedTuple):
+  """Who sees whom, on a device.
+
+  Attributes:
+    tree: the blocks that there are.
+    end: `subtree_end`.
+    at_q: positions of the queries; None without a window.
+    at_k: of the keys.
+    window: how many tokens of its path a token sees.
+  """
+
+  tree: blocks.TreeBlocks
+  end: Int[Array, "B K"]
+  at_q: Int[Array, "B Q"] | None
+  at_k: Int[Array, "B K"] | None
+  window: Int[Array, " 1"] | None
+
+  def scalars(self) -> list[Int[Array, " n"]]:
+    """Lists of numbers that a kernel reads beside its steps."""
+    return [self.tree.start] if self.window is None else [self.tree.start, self.window]
+
+  def inputs(self, block: int, *, transposed: bool) -> list[Operand]:
+    """Numbers of tokens; of keys along the columns of a block of scores, or `transposed`."""
+    found = [_of_tokens(self.end, block, keys=True, column=transposed)]
+    if self.window is not None:
+      found.append(_of_tokens(self.at_q, block, keys=False, column=not transposed))
+      found.append(_of_tokens(self.at_k, block, keys=True, column=transposed))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +114,7 @@ def of_keys(x: Any, block: int) -> Operand:
   return Operand(x, shape, lambda head, row, query, key: (row, head, key, 0))
 
 
-def of_tokens(x: Int[Array, "B L"], block: int, *, keys: bool, column: bool) -> Operand:
+def _of_tokens(x: Int[Array, "B L"], block: int, *, keys: bool, column: bool) -> Operand:
   """A number for each token, in a row of the scores' block or in a column."""
 
   def index(head: Any, row: Any, query: Any, key: Any) -> tuple[Any, ...]:
@@ -123,21 +153,33 @@ def capped(scores: Float[Array, "M N"], softcap: float) -> tuple[Array, Array | 
 
 
 def visible(
-  i: Int[Array, "*block"],
-  j: Int[Array, "*block"],
-  end: Int[Array, "*block"],
-  at: tuple[Array, Array, Array] | None,
+  first_i: Int[Array, ""],
+  first_j: Int[Array, ""],
+  end_ref: Any,
+  at_refs: tuple[Any, ...],
+  window: Any,
+  block: int,
+  *,
+  transposed: bool,
 ) -> Bool[Array, "M N"]:
   """Who sees whom in a pair of blocks.
 
   Args:
-    i: indices of the queries, along one axis.
-    j: indices of the keys, along the other.
-    end: `subtree_end` of the keys.
-    at: positions of the queries and of the keys, and the window; None for none.
+    first_i: index of the first query.
+    first_j: index of the first key.
+    end_ref: `subtree_end` of the keys.
+    at_refs: positions of the queries and of the keys; none without a window.
+    window: the window; None for none.
+    block: tokens of a block.
+    transposed: whether keys go down and queries across, or the other way round.
   """
-  mask = (j <= i) & (i < end)
-  return mask if at is None else mask & (at[0] - at[1] < at[2])
+  i = first_i + jax.lax.broadcasted_iota(jnp.int32, (block, block), int(transposed))
+  j = first_j + jax.lax.broadcasted_iota(jnp.int32, (block, block), int(not transposed))
+  mask = (j <= i) & (i < end_ref[0])
+  if window is not None:
+    at_i, at_j = at_refs
+    mask &= at_i[0] - at_j[0] < window[0]
+  return mask
 
 
 def call(
