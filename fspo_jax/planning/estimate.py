@@ -100,8 +100,8 @@ def program_flops(w: Work) -> float:
   # computed again a last product is not needed: of the weights with values, of the MLP.
   again, last = _AGAIN[m.remat], 2.0 * m.layers * m.width * m.mlp * w.tokens
   policy = blocks * (1 + again + _BACKWARD) - again * last
-  # No policy but 'none' keeps attention's products, which have a batch dimension. Of the kernels two
-  # go backwards, each of which computes scores by itself: 3 and 4 products, where 2 go forwards.
+  # No policy but 'none' keeps attention's products, which have a batch dimension. The two
+  # kernels that go backwards each compute scores by themselves: 3 and 4 products, 2 forwards.
   backward = 0.5 + _BACKWARD if m.attention == "xla" else 3.5
   policy += attended * (1 + (m.remat != "none") + backward) + head * (1 + 1 + _BACKWARD)
   return w.rows * (policy + w.scores_reference * (blocks + attended + head))
@@ -155,11 +155,9 @@ def memory(w: Work, mesh: Mapping[str, int]) -> float:
   rows = math.ceil(w.rows / (mesh["data"] * mesh["fsdp"] * w.accumulate))
   tokens = rows * w.tokens
   saved = m.layers * tokens * _saved_per_token(m, tensor)
-  scores = (
-    0.0
-    if m.attention != "xla"
-    else 3 * 4.0 * rows * max(m.heads // tensor, 1) * m.attention_block * w.tokens
-  )
+  scores = 3 * 4.0 * rows * max(m.heads // tensor, 1) * m.attention_block * w.tokens
+  if m.attention != "xla":
+    scores = 0.0  # they stay in a core's fast memory
   inside = tokens * (3 * 2.0 * m.mlp / tensor + 4 * 4.0 * m.width)
   gathered = 2 * 2.0 * layer_params(m) / tensor
   # The embedding table whole on every chip along fsdp: read by id, and its gradient by id too.

@@ -25,13 +25,14 @@ def backward(
   k: Float[Array, "B N K D"],
   v: Float[Array, "B N K D"],
   out: Float[Array, "B N G Q D"],
-  log_sums: Float[Array, "B N G Q"],
+  log_sums: Float[Array, "B N G 1 Q"],
   d_out: Float[Array, "B N G Q D"],
   mask: kernels.Mask,
   rules: Rules,
 ) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N K D"], Float[Array, "B N K D"]]:
   """The gradients of queries, keys and values."""
   means = jnp.einsum("bngqd,bngqd->bngq", d_out, out, preferred_element_type=jnp.float32)
+  means = means[:, :, :, None]
   given = (q, k, v, d_out, log_sums, means, mask, rules)
   return _queries(*given), *_keys(*given)
 
@@ -129,16 +130,19 @@ def _queries_kernel(
   @pl.when(flag & blocks.FIRST != 0)
   def _begin() -> None:
     total_ref[...] = jnp.zeros_like(total_ref)
-    for g in range(q_ref.shape[2]):
+
+    def of_head(g: Any) -> None:
       for source, target in ((log_sums_ref, log_sum_ref), (means_ref, mean_ref)):
-        numbers = source[0, 0, g : g + 1]
-        target[g] = jnp.broadcast_to(numbers, (LANES, rules.block)).T
+        target[g] = jnp.broadcast_to(source[0, 0, g], (LANES, rules.block)).T
+
+    kernels.for_each(q_ref.shape[2], of_head)
 
   def compute(masked: bool) -> None:
     if masked:
       first = start[query[step]], key[step] * rules.block
       mask = kernels.visible(*first, end_ref, at_refs, window, rules.block, transposed=False)
-    for g in range(q_ref.shape[2]):
+
+    def of_head(g: Any) -> None:
       scores = kernels.product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
       scores, slope = kernels.capped(scores, rules.softcap)
       weights = jnp.exp(scores - log_sum_ref[g, :, :1])
@@ -147,6 +151,8 @@ def _queries_kernel(
       d_scores = kernels.product_t(d_out_ref[0, 0, g], v_ref[0, 0]) - mean_ref[g, :, :1]
       d_scores *= weights if slope is None else weights * slope
       total_ref[g] += kernels.product(d_scores.astype(k_ref.dtype), k_ref[0, 0])
+
+    kernels.for_each(q_ref.shape[2], of_head)
 
   pl.when(flag & blocks.MASKED != 0)(lambda: compute(True))
   pl.when(flag & blocks.MASKED == 0)(lambda: compute(False))
@@ -176,18 +182,21 @@ def _keys_kernel(
     if masked:
       first = start[query[step]], key[step] * rules.block
       mask = kernels.visible(*first, end_ref, at_refs, window, rules.block, transposed=True)
-    for g in range(q_ref.shape[2]):
+
+    def of_head(g: Any) -> None:
       # Keys down, queries across: both products that are summed then need no transposition.
       scores = kernels.product_t(k_ref[0, 0], q_ref[0, 0, g]) * rules.scale
       scores, slope = kernels.capped(scores, rules.softcap)
-      weights = jnp.exp(scores - log_sums_ref[0, 0, g : g + 1])
+      weights = jnp.exp(scores - log_sums_ref[0, 0, g])
       if masked:
         weights = jnp.where(mask, weights, 0.0)
       d_out = d_out_ref[0, 0, g]
       v_total_ref[...] += kernels.product(weights.astype(d_out.dtype), d_out)
-      d_scores = kernels.product_t(v_ref[0, 0], d_out) - means_ref[0, 0, g : g + 1]
+      d_scores = kernels.product_t(v_ref[0, 0], d_out) - means_ref[0, 0, g]
       d_scores *= weights if slope is None else weights * slope
       k_total_ref[...] += kernels.product(d_scores.astype(q_ref.dtype), q_ref[0, 0, g])
+
+    kernels.for_each(q_ref.shape[2], of_head)
 
   pl.when(flag & (blocks.MASKED | blocks.LIVE) == (blocks.MASKED | blocks.LIVE))(
     lambda: compute(True)

@@ -26,11 +26,11 @@ def forward(
   v: Float[Array, "B N K D"],
   mask: kernels.Mask,
   rules: Rules,
-) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N G Q"]]:
+) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N G 1 Q"]]:
   """Attended values, and the log of each query's sum of exponentials."""
   block, (group, depth) = rules.block, (q.shape[2], q.shape[4])
   inputs = [kernels.of_queries(q, block), kernels.of_keys(k, block), kernels.of_keys(v, block)]
-  log_sums = jax.ShapeDtypeStruct(q.shape[:4], jnp.float32)
+  log_sums = jax.ShapeDtypeStruct((*q.shape[:3], 1, q.shape[3]), jnp.float32)
   out, log_sums = kernels.call(
     functools.partial(_kernel, rules=rules),
     "tree_flash_forward",
@@ -71,7 +71,8 @@ def _kernel(
     if masked:
       first = start[query[step]], key[step] * rules.block
       mask = kernels.visible(*first, end_ref, at_refs, window, rules.block, transposed=False)
-    for g in range(q_ref.shape[2]):
+
+    def of_head(g: Any) -> None:
       scores = kernels.product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
       scores, _ = kernels.capped(scores, rules.softcap)
       if masked:
@@ -85,11 +86,15 @@ def _kernel(
       sum_ref[g] = jnp.broadcast_to(sums, sum_ref.shape[1:])
       most_ref[g] = jnp.broadcast_to(most, most_ref.shape[1:])
 
+    kernels.for_each(q_ref.shape[2], of_head)
+
   pl.when(flag & blocks.MASKED != 0)(lambda: compute(True))
   pl.when(flag & blocks.MASKED == 0)(lambda: compute(False))
 
   @pl.when(flag & blocks.LAST != 0)
   def _end() -> None:
-    for g in range(q_ref.shape[2]):
+    def of_head(g: Any) -> None:
       out_ref[0, 0, g] = (total_ref[g] / sum_ref[g, :, :1]).astype(out_ref.dtype)
-      log_sums_ref[0, 0, g : g + 1] = (most_ref[g] + jnp.log(sum_ref[g])).T[:1]
+      log_sums_ref[0, 0, g] = (most_ref[g] + jnp.log(sum_ref[g])).T[:1]
+
+    kernels.for_each(q_ref.shape[2], of_head)

@@ -103,9 +103,9 @@ def of_queries(x: Any, block: int) -> Operand:
 
 
 def of_query_numbers(x: Any, block: int) -> Operand:
-  """[B, N, G, Q]: a number for each query."""
-  shape = (1, 1, x.shape[2], block)
-  return Operand(x, shape, lambda head, row, query, key: (row, head, 0, query))
+  """[B, N, G, 1, Q]: a number for each query."""
+  shape = (1, 1, x.shape[2], 1, block)
+  return Operand(x, shape, lambda head, row, query, key: (row, head, 0, 0, query))
 
 
 def of_keys(x: Any, block: int) -> Operand:
@@ -124,6 +124,19 @@ def _of_tokens(x: Int[Array, "B L"], block: int, *, keys: bool, column: bool) ->
   if column:
     return Operand(x[:, :, None], (1, block, 1), index)
   return Operand(x[:, None, :], (1, 1, block), index)
+
+
+def for_each(count: int, body: Callable[[Any], None]) -> None:
+  """Runs `body` for 0, 1, ..: the heads of a group, whose code a loop has once."""
+  if count == 1:
+    body(0)
+    return
+
+  def step(index: Int[Array, ""], carry: None) -> None:
+    del carry
+    body(index)
+
+  jax.lax.fori_loop(0, count, step, None)
 
 
 def product(a: Float[Array, "M C"], b: Float[Array, "C N"]) -> Float[Array, "M N"]:
