@@ -150,7 +150,8 @@ def _of_device(
   most = rows * sum((m + 1) * parts for m in range(groups))
   found = TreeBlocks(
     _steps(live, whole, most, by_key=False),
-    _steps(live, whole, most + rows * keys, by_key=True),
+    # With its part of the queries alone, a device may have keys that none of them comes after.
+    _steps(live, whole, most + (rows * keys if parts > 1 else 0), by_key=True),
     start.astype(jnp.int32),
   )
   return jax.tree.map(lambda x: x[None], found)

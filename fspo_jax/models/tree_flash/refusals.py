@@ -11,7 +11,7 @@ from fspo_jax.models.tree_flash.kernels import LANES
 
 # Queries of a block, of all heads of a group, times bytes of a number: as far as they were compiled
 # for a TPU core's fast memory.
-_MOST_BYTES = 8192
+_MOST_BYTES = 4096
 
 
 def check(model: TransformerConfig, mesh: jax.sharding.Mesh) -> None:
