@@ -21,8 +21,8 @@ from fspo_jax.training import reference_cache
 _USES = ("auto", "on", "off")
 # Keys of `data` that say where it is and what is accepted, and not what it is.
 _PLACES = ("path", "below_gate")
-# Keys of `model` that say in which parts it is computed, and not what.
-_BLOCKS = ("attention_block", "remat")
+# Keys of `model` that say how and in which parts it is computed, and not what.
+_BLOCKS = ("attention", "attention_block", "remat")
 
 
 def stage(c: ml_collections.ConfigDict) -> str:

@@ -144,8 +144,13 @@ def gather_tokens(x: Array) -> Array:
   return _constrained(x, None)
 
 
+def context_shards() -> int:
+  """How many parts the tokens of a row are split into, under the mesh that is in use."""
+  return jax.sharding.get_abstract_mesh().shape.get("context", 1)
+
+
 def _constrained(x: Array, length: str | None) -> Array:
-  if jax.sharding.get_abstract_mesh().shape.get("context", 1) == 1:
+  if context_shards() == 1:
     return x
   rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 2)
   return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, length, *rest))

@@ -61,7 +61,9 @@ class Writer:
           "that reads shots; evaluate it with the method 'vpl'"
         )
       tokenizer = tokenizers.from_bytes(saved.tokenizer())
-      model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
+      shape = config_lib.transformer(config, tokenizer.vocab_size)
+      # What it was trained with is of the devices there.
+      model = transformer.Transformer(dataclasses.replace(shape, attention="xla"))
     mesh = sharding.one_device()
     params = adapters.load(paths.path(directory), step.abstract_params(model, mesh), mesh)
     return cls(model, params, config_lib.formatter(config, tokenizer))
