@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import math
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from flax import linen as nn
 import jax
 from jax.experimental import mesh_utils
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
-from jaxtyping import Array
+from jaxtyping import Array, Int
 import numpy as np
 
 # From the slowest links to the fastest: `dcn_data` is over slices, whose chips meet in the data
@@ -132,6 +133,38 @@ def use(mesh: Mesh) -> Iterator[None]:
 def batch_shards(mesh: Mesh) -> int:
   """How many parts the rows of a batch are split into."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def over_vocab(function: Callable[..., tuple[Any, Any]], table: Array, *others: Array) -> Any:
+  """Calls a function where each part of a table [vocab, ...] lies, if `tensor` has split it.
+
+  Args:
+    function: (part of the table, index of its first entry, *others) -> (anything, None or an array
+      of the part's entries).
+    table: the table.
+    others: what is the same for all parts.
+
+  Returns:
+    The function's values: of the first, with an axis in front for the parts; of the second, those
+    of all entries.
+  """
+  parts = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  first = jnp.arange(parts) * (len(table) // parts)
+
+  def of_part(part: Array, first: Int[Array, "1"], *others: Array) -> tuple[Any, Any]:
+    value, of_entries = function(part, first[0], *others)
+    return jax.tree.map(lambda x: x[None], value), of_entries
+
+  if parts == 1:
+    return of_part(table, first, *others)
+  split, same = PartitionSpec("tensor"), PartitionSpec()
+  return jax.shard_map(
+    of_part,
+    in_specs=(split, split, *[same] * len(others)),
+    out_specs=split,
+    axis_names={"tensor"},
+    check_vma=False,
+  )(table, first, *others)
 
 
 def split_tokens(x: Array) -> Array:
