@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple, Protocol
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -106,6 +107,9 @@ def _logits(
 ) -> tuple[Float[Array, "S C"], Float[Array, "C D"], Int[Array, " C"]]:
   """The logits of a chunk, its entries as they were used, and their ids."""
   piece = jax.lax.dynamic_slice_in_dim(table, start, chunks.size).astype(hidden.dtype)
+  # Brought together here, once for all its products, and not the whole table before.
+  piece = nn.with_logical_constraint(piece, (None, "embed"))
+  piece = nn.with_logical_constraint(piece, (None, None))
   logits = jnp.matmul(hidden, piece.T, preferred_element_type=jnp.float32)
   logits = soft_caps.soft_cap(logits, softcap)
   index = jnp.arange(chunks.size)
@@ -166,8 +170,8 @@ def _look_back(
     d_piece = d_piece.astype(table.dtype)
     return (d_hidden, jax.lax.dynamic_update_slice_in_dim(d_table, d_piece, start, 0)), None
 
-  zeros = jnp.zeros(hidden.shape, jnp.float32), jnp.zeros_like(table)
-  return jax.lax.scan(step, zeros, chunks.starts)[0]
+  d_table = nn.with_logical_constraint(jnp.zeros_like(table), (None, "embed"))
+  return jax.lax.scan(step, (jnp.zeros(hidden.shape, jnp.float32), d_table), chunks.starts)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
