@@ -28,7 +28,8 @@ from fspo_jax.episodes.templates import Formatter
 from fspo_jax.evaluation import contenders, evaluate
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface, transformer, vpl
-from fspo_jax.training import adapters, loop, optimizer, reference_cache, step
+from fspo_jax.training import adapters, loop, optimizer, reference_cache
+from fspo_jax.training import state as state_lib
 from fspo_jax.workdir import Workdir
 
 _LOG = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ class Recipe:
     if "base" in self.config.stages:
       initial = self._params("base", model)
     else:
-      initial = step.init_params(model, self.plan.mesh, self.config.seed)
+      initial = state_lib.init_params(model, self.plan.mesh, self.config.seed)
     size = formatter.tokenizer.vocab_size
     _LOG.info("model: %s parameters, %d token ids", f"{_count(initial):,}", size)
     self._train(self._stage("sft", model, formatter), initial, None)
@@ -312,7 +313,7 @@ class Recipe:
   def _params(
     self, stage: str, model: transformer.Transformer, encoder: vpl.VplConfig | None = None
   ) -> dict:
-    abstract, mesh = step.abstract_params(model, self.plan.mesh), self.plan.mesh
+    abstract, mesh = state_lib.abstract_params(model, self.plan.mesh), self.plan.mesh
     if encoder is not None:
       abstract |= vpl.abstract_encoder(encoder, model.config.width, mesh)
     return adapters.load(self.workdir.path / "checkpoints" / stage, abstract, mesh)

@@ -20,7 +20,8 @@ from fspo_jax.inference import sampler
 from fspo_jax.inference.sampler import Run
 from fspo_jax.models import transformer
 from fspo_jax.preferences import Preference
-from fspo_jax.training import adapters, step
+from fspo_jax.training import adapters
+from fspo_jax.training import state as state_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Writer:
       tokenizer = tokenizers.from_bytes(saved.tokenizer())
       model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
     mesh = sharding.one_device()
-    params = adapters.load(pathlib.Path(directory), step.abstract_params(model, mesh), mesh)
+    params = adapters.load(pathlib.Path(directory), state_lib.abstract_params(model, mesh), mesh)
     return cls(model, params, config_lib.formatter(config, tokenizer))
 
   def context(self, shots: Sequence[Preference], description: str | None = None) -> Run:

@@ -19,6 +19,7 @@ from fspo_jax import checkpoints as checkpoints_lib
 from fspo_jax import losses, preemption, sharding
 from fspo_jax.episodes import batching
 from fspo_jax.training import metrics as metrics_lib
+from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
 
 _LOG = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def train(stage: Stage, initial_params: Any, frozen: Any | None) -> Any:
   """
   loop = stage.loop
   with checkpoints_lib.Checkpoints(stage.checkpoint_directory, keep=loop.keep_checkpoints) as saved:
-    state = step_lib.init_state(initial_params, stage.optimizer, stage.mesh)
+    state = state_lib.init_state(initial_params, stage.optimizer, stage.mesh)
     start, dropped = 0, 0.0
     saved.set_broken_aside()
     if saved.latest_step() is not None:
@@ -198,7 +199,7 @@ def train(stage: Stage, initial_params: Any, frozen: Any | None) -> Any:
       got = saved.restore(abstract.params, abstract.opt_state)
       start, dropped = got.step, got.metadata.get("dropped_shots", 0.0)
       step = jax.device_put(jnp.int32(start), abstract.step.sharding)
-      state = step_lib.TrainState(step, got.params, got.opt_state)
+      state = state_lib.TrainState(step, got.params, got.opt_state)
       _LOG.info("%s: resuming after step %d", stage.name, start)
     if start < loop.steps:
       state = _run(stage, state, frozen, saved, start, dropped)
@@ -215,12 +216,12 @@ def _check_adapters(stage: Stage, found: Mapping[str, Any] | None) -> None:
 
 def _run(
   stage: Stage,
-  state: step_lib.TrainState,
+  state: state_lib.TrainState,
   frozen: Any | None,
   saved: checkpoints_lib.Checkpoints,
   start: int,
   dropped: float,
-) -> step_lib.TrainState:
+) -> state_lib.TrainState:
   """Steps `start + 1 .. loop.steps`; `dropped` shots are of steps before, after the last row."""
   loop, mesh = stage.loop, stage.mesh
   data = batching.batches(

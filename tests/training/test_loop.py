@@ -21,6 +21,7 @@ import pytest
 from fspo_jax import checkpoints, preemption, sharding
 from fspo_jax.episodes.templates import Layout
 from fspo_jax.training import loop, metrics, optimizer, step
+from fspo_jax.training import state as state_lib
 from tests import tiny
 
 STEPS, EVERY = 10, 4
@@ -145,7 +146,7 @@ def test_a_run_writes_its_metrics_and_its_checkpoints(uninterrupted):
   assert 0.0 < first["data/padding_fraction"] < 1.0
   assert first["data/dropped_shots"] == 0.0
   with checkpoints.Checkpoints(stage.checkpoint_directory) as saved:
-    abstract = step.abstract_params(MODEL, stage.mesh)
+    abstract = state_lib.abstract_params(MODEL, stage.mesh)
     _assert_same(saved.restore_params(abstract), params)
     assert saved.metadata()["config"] == stage.config
     assert saved.tokenizer() == stage.tokenizer
@@ -240,7 +241,7 @@ def test_what_is_not_a_number_stops_the_run_and_is_never_saved(tmp_path, bad_ste
   assert rows[-1]["step"] == bad_step and rows[-1]["loss"] is None
   assert all(row["loss"] is not None for row in rows[:-1])
   if last_good is not None:
-    state = step.init_state(tiny.params(MODEL), stage.optimizer, stage.mesh)
+    state = state_lib.init_state(tiny.params(MODEL), stage.optimizer, stage.mesh)
     abstract = map(checkpoints.abstract_like, (state.params, state.opt_state))
     with checkpoints.Checkpoints(stage.checkpoint_directory) as saved:
       got = saved.restore(*abstract)

@@ -19,6 +19,7 @@ from fspo_jax.episodes import batching
 from fspo_jax.episodes.templates import Context, Kind
 from fspo_jax.models import scoring
 from fspo_jax.training import optimizer as optimizer_lib
+from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
 from tests import tiny
 
@@ -263,8 +264,8 @@ def _run(mesh, rule, accumulate, batches):
   """Trains from fresh parameters: those, their state's places, the last state, the metrics."""
   model = _model()
   rule = _recording(rule)
-  reference = step_lib.init_params(model, mesh, seed=0)
-  state = step_lib.init_state(jax.tree.map(jnp.copy, reference), rule, mesh)
+  reference = state_lib.init_params(model, mesh, seed=0)
+  state = state_lib.init_state(jax.tree.map(jnp.copy, reference), rule, mesh)
   step = step_lib.make_step(
     model, tiny.OBJECTIVE, rule, mesh, vocab_chunk=512, accumulate=accumulate
   )
@@ -304,7 +305,7 @@ def test_ktos_accumulated_gradients_are_the_whole_batchs():
   gradients, history = [], []
   for accumulate in (1, 4):
     # Not at the reference, where z0 is 0: its mean log-ratio is above 0.
-    state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model, seed=1)), rule, mesh)
+    state = state_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model, seed=1)), rule, mesh)
     step = step_lib.make_step(model, objective, rule, mesh, vocab_chunk=512, accumulate=accumulate)
     state, metrics = step(state, tiny.params(model), sharding.to_global(mesh, batch))
     gradients.append(_numpy(state.opt_state["gradient"]))
@@ -328,7 +329,7 @@ def test_simpo_needs_no_reference():
   model, batch = _model(), _batch(1)
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   objective = _simpo(preference_weight=1.0, chosen_weight=0.0, description_weight=0.0)
-  state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-3), mesh)
+  state = state_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-3), mesh)
   step = step_lib.make_step(model, objective, optax.sgd(1e-3), mesh, vocab_chunk=512, accumulate=1)
   history = []
   for _ in range(3):
@@ -345,7 +346,7 @@ def test_without_a_preference_term_no_reference_is_needed():
   model = tiny.model()
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   batch = batching.stack([tiny.small_row()])
-  state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-4), mesh)
+  state = state_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-4), mesh)
   step = step_lib.make_step(model, objective, optax.sgd(1e-4), mesh, vocab_chunk=64, accumulate=1)
   history = []
   for _ in range(3):
@@ -377,8 +378,8 @@ def test_impossible_objectives_are_refused(changes, message):
 def test_abstract_parameters_are_what_is_made():
   model = tiny.model(tied=False)
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
-  made = tiny.flat(step_lib.init_params(model, mesh, seed=0))
-  abstract = tiny.flat(step_lib.abstract_params(model, mesh))
+  made = tiny.flat(state_lib.init_params(model, mesh, seed=0))
+  abstract = tiny.flat(state_lib.abstract_params(model, mesh))
   describe = lambda leaves: {  # noqa: E731
     n: (x.shape, x.dtype, x.sharding) for n, x in leaves.items()
   }
