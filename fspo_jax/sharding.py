@@ -177,6 +177,15 @@ def gather_tokens(x: Array) -> Array:
   return _constrained(x, None)
 
 
+def flat_tokens(x: Array, dims: int) -> Array:
+  """Makes the first `dims` axes of tokens one, of which every device keeps as much as it had."""
+  flat = x.reshape(-1, *x.shape[dims:])
+  if jax.sharding.get_abstract_mesh().shape.get("context", 1) == 1:
+    return flat
+  rest = [PartitionSpec.UNCONSTRAINED] * (flat.ndim - 1)
+  return jax.lax.with_sharding_constraint(flat, PartitionSpec((*BATCH_AXES, "context"), *rest))
+
+
 def _constrained(x: Array, length: str | None) -> Array:
   if jax.sharding.get_abstract_mesh().shape.get("context", 1) == 1:
     return x

@@ -71,8 +71,8 @@ def token_logprobs(
   Returns:
     log softmax(hidden @ head)[targets], of capped logits where there is a cap.
   """
-  flat = hidden.reshape(-1, hidden.shape[-1])
-  return _logprobs(flat, head.T, targets.reshape(-1), chunk, softcap).reshape(targets.shape)
+  flat, flat_targets = (sharding.flat_tokens(x, targets.ndim) for x in (hidden, targets))
+  return _logprobs(flat, head.T, flat_targets, chunk, softcap).reshape(targets.shape)
 
 
 _NONE = np.iinfo(np.int32).min  # no token's id, counted from any part
