@@ -120,8 +120,10 @@ def _count(params: Any) -> int:
 class Recipe:
   """Runs the stages of a plan in a directory."""
 
-  def __init__(self, plan: Plan, workdir: Workdir) -> None:
+  def __init__(self, plan: Plan, workdir: Workdir, profile: int = 0) -> None:
+    """A recipe that has run no stage; `profile` steps of each that trains are recorded."""
     self.plan, self.workdir, self.config = plan, workdir, plan.config
+    self.profile = profile
 
   def run(self) -> None:
     """Runs every stage of the config that is not finished, but for the synthesis."""
@@ -339,6 +341,7 @@ class Recipe:
       mesh=mesh,
       config=as_json(self.config),
       tokenizer=formatter.tokenizer.model,
+      profile=self.profile,
     )
 
 

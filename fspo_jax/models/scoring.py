@@ -185,6 +185,7 @@ def _logprobs(
   return _logprobs_forward(hidden, table, targets, chunk, softcap)[0]
 
 
+@jax.named_scope("head")
 def _logprobs_forward(
   hidden: Float[Array, "S D"],
   table: Float[Array, "V D"],
@@ -202,6 +203,7 @@ def _logprobs_forward(
   return of_target.sum(0) - largest - jnp.log(total), saved
 
 
+@jax.named_scope("head")
 def _logprobs_backward(
   chunk: int, softcap: float, saved: Any, g: Float[Array, " S"]
 ) -> tuple[Array, Array, None]:

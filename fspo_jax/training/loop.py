@@ -19,6 +19,7 @@ from fspo_jax import checkpoints as checkpoints_lib
 from fspo_jax import losses, preemption, sharding
 from fspo_jax.episodes import batching
 from fspo_jax.training import metrics as metrics_lib
+from fspo_jax.training import profile as profile_lib
 from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
 
@@ -91,6 +92,7 @@ class Stage:
     tokenizer: the tokenizer's model, kept in every checkpoint.
     adapters: where adapters are trained, what they are and of which base (see
       `training.adapters`), kept in every checkpoint.
+    profile: how many steps to record, see `training.profile`.
   """
 
   name: str
@@ -104,6 +106,7 @@ class Stage:
   config: dict[str, Any]
   tokenizer: bytes
   adapters: Mapping[str, Any] | None = None
+  profile: int = 0
 
   @property
   def checkpoint_directory(self) -> pathlib.Path:
@@ -153,7 +156,8 @@ class _Reader:
       return None
     step, metrics, extra = self._pending
     self._pending = None
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    with profile_lib.span(profile_lib.DEVICE):
+      values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     bad = sorted(name for name, value in values.items() if not math.isfinite(value))
     if bad:
       self._writer.write(step, values)
@@ -235,20 +239,21 @@ def _run(
   )
   writer = metrics_lib.writer(stage.directory / "metrics", stage.name, start)
   reader = _Reader(stage, writer, saved)
+  recorder = profile_lib.Recorder(stage.directory / "profile", stage.name, start, stage.profile)
   try:
     with metrics_lib.progress_bar() as bar, preemption.watch() as watch:
       task = bar.add_task(stage.name, total=loop.steps, completed=start, note="")
-      for step, batch in enumerate(data, start=start + 1):
-        state, metrics = stage.step(state, frozen, sharding.to_global(mesh, batch))
+      for step, batch in enumerate(profile_lib.waited_for(data), start=start + 1):
+        with profile_lib.span(profile_lib.DISPATCH):
+          placed = sharding.to_global(mesh, batch)
+          state, metrics = stage.step(state, frozen, placed)
         dropped += float(batch.dropped_shots.sum())
-        values = reader.push(
-          step,
-          metrics,
-          {
-            "data/padding_fraction": batching.padding_fraction(batch),
-            "data/dropped_shots": dropped,  # since the last row of the file
-          },
-        )
+        extra = {
+          "data/padding_fraction": batching.padding_fraction(batch),
+          "data/dropped_shots": dropped,  # since the last row of the file
+        }
+        values = reader.push(step, metrics, extra)
+        recorder.after(step, stage.step, state, frozen, placed)
         dropped = 0.0 if loop.logs(step) else dropped
         bar.update(task, completed=step, note=_note(values))
         told = watch.after(step)
@@ -263,6 +268,7 @@ def _run(
           raise preemption.Preempted(f"{stage.name}: step {step} of {loop.steps} is saved.")
       reader.flush()
   finally:
+    recorder.close()
     writer.close()
   saved.wait()
   return state

@@ -183,6 +183,7 @@ def mean_log_ratio(
   return (batch.pair_weight * 0.5 * (chosen + rejected)).sum() / counts["pair"]
 
 
+@jax.named_scope("objective")
 def objective_value(
   objective: Objective,
   policy: scoring.SegmentScores,
@@ -278,7 +279,8 @@ def make_step(
       return policy, None
     if part.reference is not None:
       return policy, scoring.SegmentScores(part.reference, policy.length)
-    reference = scoring.segment_scores(model, frozen, part, chunk=vocab_chunk)
+    with jax.named_scope("reference"):
+      reference = scoring.segment_scores(model, frozen, part, chunk=vocab_chunk)
     return policy, jax.lax.stop_gradient(reference)
 
   def part_loss(
@@ -332,6 +334,7 @@ def make_step(
   return on_mesh(step, mesh)
 
 
+@jax.named_scope("optimizer")
 def updated(
   state: TrainState, grads: Any, metrics: Metrics, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:

@@ -77,9 +77,10 @@ def make_step(
   def loss(
     params: Any, reference_params: Any, batch: TreeBatch, key: Array, kl_weight: Float[Array, ""]
   ) -> tuple[Float[Array, ""], step_lib.Metrics]:
-    reference, features = jax.lax.stop_gradient(
-      scoring.segment_scores_and_features(model, reference_params, batch, chunk=vocab_chunk)
-    )
+    with jax.named_scope("reference"):
+      reference, features = jax.lax.stop_gradient(
+        scoring.segment_scores_and_features(model, reference_params, batch, chunk=vocab_chunk)
+      )
     pairs = batch.pair_weight.shape
     for_k, for_z = jax.random.split(key)
     k = jax.random.randint(for_k, (pairs[0], 1), 0, shots + 1)
