@@ -27,7 +27,7 @@ from fspo_jax import config as config_lib
 from fspo_jax.episodes import tokenizers
 from fspo_jax.episodes.templates import Formatter
 from fspo_jax.models import architecture, huggingface, transformer
-from fspo_jax.training import step
+from fspo_jax.training import state as state_lib
 
 # Pretrained on the text of the three embedded worlds by `experiments/base.py`.
 PUBLISHED = pathlib.Path(__file__).parent / "worlds" / "base"
@@ -104,7 +104,7 @@ def load_hugging_face(c: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> 
   path = folder(c.base)
   config, tokenizer = _as_here(path, c), tokenizers.load(path)
   shape = config_lib.transformer(config, tokenizer.vocab_size)
-  expected = step.abstract_params(transformer.Transformer(shape), mesh)
+  expected = state_lib.abstract_params(transformer.Transformer(shape), mesh)
   return Base(config, huggingface.load_params(path, shape, expected), tokenizer)
 
 
@@ -133,7 +133,7 @@ def load(directory: str | os.PathLike[str], mesh: jax.sharding.Mesh) -> Base:
   config = _config(path)
   tokenizer = tokenizers.load(path / _TOKENIZER)
   model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
-  expected = step.abstract_params(model, mesh)
+  expected = state_lib.abstract_params(model, mesh)
   found = safetensors.load_file(path / _WEIGHTS)
   names = {_name(p): leaf for p, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]}
   for name in sorted(names.keys() | found.keys()):

@@ -33,7 +33,8 @@ from fspo_jax.inference import loading
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface, transformer
 from fspo_jax.models.huggingface import companions, files
-from fspo_jax.training import adapters, step
+from fspo_jax.training import adapters
+from fspo_jax.training import state as state_lib
 
 # Where a run keeps what its base's folder says beside the weights, and which files these are.
 FOLDER, COMPANIONS = "hugging_face", (files.CONFIG, companions.GENERATION)
@@ -103,7 +104,7 @@ def export_adapter(
     config = ml_collections.ConfigDict(saved.metadata()["config"])
     tokenizer = tokenizers.from_bytes(saved.tokenizer())
   shape = config_lib.transformer(config, tokenizer.vocab_size)
-  abstract = step.abstract_params(transformer.Transformer(shape), mesh)
+  abstract = state_lib.abstract_params(transformer.Transformer(shape), mesh)
   found = adapters.load_alone(directory, abstract, mesh)
   if found is None:
     raise ExportError(f"{directory}: found no adapters, expected a run with lora.rank more than 0")

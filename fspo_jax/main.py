@@ -50,6 +50,13 @@ _DISTRIBUTED = flags.DEFINE_string(
   "Of a run of several processes: 'auto' where the machine knows about them (Cloud TPU, GKE, "
   "Slurm), or 'HOST:PORT,INDEX,COUNT': the address of the first, which one this is, how many.",
 )
+_PROFILE = flags.DEFINE_integer(
+  "profile",
+  0,
+  "So many steps of each stage that trains are recorded, after those that compile: the folder's "
+  "profile/STAGE.txt says where their time goes, profile/STAGE has JAX's trace. 0 for none.",
+  lower_bound=0,
+)
 _BEAM = flags.DEFINE_multi_string(
   "beam",
   [],
@@ -151,7 +158,7 @@ def main(argv: list[str]) -> int:
       except (ValueError, OSError) as error:
         print(f"fspo_jax: cannot go on from the set {made}: {error}", file=sys.stderr)
         return 2
-    recipe.Recipe(plan, workdir).run()
+    recipe.Recipe(plan, workdir, _PROFILE.value).run()
   except (
     TrainingError,
     AdaptersError,

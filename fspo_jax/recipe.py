@@ -28,7 +28,8 @@ from fspo_jax.episodes.templates import Formatter
 from fspo_jax.evaluation import calibration, contenders, evaluate
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface, transformer, vpl
-from fspo_jax.training import adapters, loop, optimizer, reference_cache, step
+from fspo_jax.training import adapters, loop, optimizer, reference_cache
+from fspo_jax.training import state as state_lib
 from fspo_jax.workdir import Workdir
 
 _LOG = logging.getLogger(__name__)
@@ -119,8 +120,10 @@ def _count(params: Any) -> int:
 class Recipe:
   """Runs the stages of a plan in a directory."""
 
-  def __init__(self, plan: Plan, workdir: Workdir) -> None:
+  def __init__(self, plan: Plan, workdir: Workdir, profile: int = 0) -> None:
+    """A recipe that has run no stage; `profile` steps of each that trains are recorded."""
     self.plan, self.workdir, self.config = plan, workdir, plan.config
+    self.profile = profile
 
   def run(self) -> None:
     """Runs every stage of the config that is not finished, but for the synthesis."""
@@ -194,7 +197,7 @@ class Recipe:
     if "base" in self.config.stages:
       initial = self._params("base", model)
     else:
-      initial = step.init_params(model, self.plan.mesh, self.config.seed)
+      initial = state_lib.init_params(model, self.plan.mesh, self.config.seed)
     size = formatter.tokenizer.vocab_size
     _LOG.info("model: %s parameters, %d token ids", f"{_count(initial):,}", size)
     self._train(self._stage("sft", model, formatter), initial, None)
@@ -312,7 +315,7 @@ class Recipe:
   def _params(
     self, stage: str, model: transformer.Transformer, encoder: vpl.VplConfig | None = None
   ) -> dict:
-    abstract, mesh = step.abstract_params(model, self.plan.mesh), self.plan.mesh
+    abstract, mesh = state_lib.abstract_params(model, self.plan.mesh), self.plan.mesh
     if encoder is not None:
       abstract |= vpl.abstract_encoder(encoder, model.config.width, mesh)
     return adapters.load(self.workdir.path / "checkpoints" / stage, abstract, mesh)
@@ -338,6 +341,7 @@ class Recipe:
       mesh=mesh,
       config=as_json(self.config),
       tokenizer=formatter.tokenizer.model,
+      profile=self.profile,
     )
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import math
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from flax import linen as nn
 import jax
 from jax.experimental import mesh_utils
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
-from jaxtyping import Array
+from jaxtyping import Array, Int
 import numpy as np
 
 # From the slowest links to the fastest: `dcn_data` is over slices, whose chips meet in the data
@@ -134,6 +135,38 @@ def batch_shards(mesh: Mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def over_vocab(function: Callable[..., tuple[Any, Any]], table: Array, *others: Array) -> Any:
+  """Calls a function where each part of a table [vocab, ...] lies, if `tensor` has split it.
+
+  Args:
+    function: (part of the table, index of its first entry, *others) -> (anything, None or an array
+      of the part's entries).
+    table: the table.
+    others: what is the same for all parts.
+
+  Returns:
+    The function's values: of the first, with an axis in front for the parts; of the second, those
+    of all entries.
+  """
+  parts = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  first = jnp.arange(parts) * (len(table) // parts)
+
+  def of_part(part: Array, first: Int[Array, "1"], *others: Array) -> tuple[Any, Any]:
+    value, of_entries = function(part, first[0], *others)
+    return jax.tree.map(lambda x: x[None], value), of_entries
+
+  if parts == 1:
+    return of_part(table, first, *others)
+  split, same = PartitionSpec("tensor"), PartitionSpec()
+  return jax.shard_map(
+    of_part,
+    in_specs=(split, split, *[same] * len(others)),
+    out_specs=split,
+    axis_names={"tensor"},
+    check_vma=False,
+  )(table, first, *others)
+
+
 def split_tokens(x: Array) -> Array:
   """Spreads [batch, length, ...] over `context`; leaves it as it is where there is no such axis."""
   return _constrained(x, "context")
@@ -147,6 +180,15 @@ def gather_tokens(x: Array) -> Array:
 def context_shards() -> int:
   """How many parts the tokens of a row are split into, under the mesh that is in use."""
   return jax.sharding.get_abstract_mesh().shape.get("context", 1)
+
+
+def flat_tokens(x: Array, dims: int) -> Array:
+  """Makes the first `dims` axes of tokens one, of which every device keeps as much as it had."""
+  flat = x.reshape(-1, *x.shape[dims:])
+  if context_shards() == 1:
+    return flat
+  rest = [PartitionSpec.UNCONSTRAINED] * (flat.ndim - 1)
+  return jax.lax.with_sharding_constraint(flat, PartitionSpec((*BATCH_AXES, "context"), *rest))
 
 
 def _constrained(x: Array, length: str | None) -> Array:

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from fspo_jax import checkpoints, sharding
-from fspo_jax.training import step
+from fspo_jax.training import state as state_lib
 from tests import tiny
 
 CONFIG = {"seed": 3, "model": {"width": 16}, "shots": [0, 8], "name": None, "rate": 1e-3}
@@ -29,7 +29,7 @@ def _mesh():
 def _state(seed=0):
   """Parameters and an optimizer state that is nowhere zero."""
   params = tiny.params(tiny.model(), seed)
-  state = step.init_state(jax.tree.map(jnp.copy, params), RULE, _mesh())
+  state = state_lib.init_state(jax.tree.map(jnp.copy, params), RULE, _mesh())
   filled = jax.tree.map(lambda x: x + jnp.asarray(seed + 7, x.dtype), state.opt_state)
   return state.params, filled
 
@@ -108,7 +108,7 @@ def test_parameters_come_back_alone(directory, tmp_path):
   shutil.copytree(directory, copy)
   shutil.rmtree(copy / "4" / "opt_state")
   with checkpoints.Checkpoints(copy) as saved:
-    params = saved.restore_params(step.abstract_params(tiny.model(), _mesh()))
+    params = saved.restore_params(state_lib.abstract_params(tiny.model(), _mesh()))
   _assert_same(params, _state(4)[0])
 
 
@@ -177,9 +177,9 @@ def test_without_a_checkpoint_the_message_says_where_and_what_was_expected(tmp_p
 def main(source, target, facts):
   """Restores `source` onto eight devices, saves from there to `target`, and tells the facts."""
   mesh = sharding.make_mesh(2, 2, 2)
-  abstract = step.abstract_params(tiny.model(), mesh)
+  abstract = state_lib.abstract_params(tiny.model(), mesh)
   params = jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), abstract)
-  opt_state = step.init_state(params, RULE, mesh).opt_state
+  opt_state = state_lib.init_state(params, RULE, mesh).opt_state
   with checkpoints.Checkpoints(source) as saved:
     got = saved.restore(abstract, checkpoints.abstract_like(opt_state))
     alone = saved.restore_params(abstract)

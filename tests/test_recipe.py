@@ -44,7 +44,7 @@ def _no_compute(monkeypatch):
   def refuse(*unused, **also):
     raise AssertionError("compute before the plan is made")
 
-  for module, name in ((recipe.step, "init_params"), (recipe.loop, "train")):
+  for module, name in ((recipe.state_lib, "init_params"), (recipe.loop, "train")):
     monkeypatch.setattr(module, name, refuse)
   monkeypatch.setattr(recipe.tokenizers, "train", refuse)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fspo_jax import sharding
-from fspo_jax.training import step
+from fspo_jax.training import state as state_lib
 from tests import tiny
 
 
@@ -67,7 +67,7 @@ def test_a_mesh_that_does_not_fit_is_refused_by_its_name(asked, devices, message
 
 def test_where_every_parameter_goes():
   mesh = sharding.make_mesh(2, 2, 2, devices=_devices(8))
-  found = tiny.flat(step.abstract_params(tiny.model(tied=False), mesh))
+  found = tiny.flat(state_lib.abstract_params(tiny.model(tied=False), mesh))
   specs = {
     name.replace("']['", ".").strip("[']"): leaf.sharding.spec for name, leaf in found.items()
   }
@@ -94,7 +94,7 @@ def test_rows_are_split_over_data_and_fsdp_and_counters_over_nothing():
 
 def test_one_device_needs_no_partitioner():
   mesh = sharding.make_mesh(1, devices=_devices(1))
-  params = step.abstract_params(tiny.model(), mesh)
+  params = state_lib.abstract_params(tiny.model(), mesh)
   assert {type(x.sharding) for x in jax.tree.leaves(params)} == {SingleDeviceSharding}
   local = {"a": np.arange(6).reshape(2, 3)}
   array = sharding.to_global(mesh, local)["a"]

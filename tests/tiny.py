@@ -12,6 +12,7 @@ import sys
 
 from absl import flags
 from absl.testing import flagsaver
+from flax import linen as nn
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def params(decoder, seed=0):
   """Parameters at which every part of the model matters: a fresh model's logits are all near 0."""
   ints = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(
-    lambda: step.nn.meta.unbox(decoder.init(jax.random.key(0), ints, ints, ints, ints)["params"])
+    lambda: nn.meta.unbox(decoder.init(jax.random.key(0), ints, ints, ints, ints)["params"])
   )
   rng = np.random.default_rng(seed)
 

@@ -20,6 +20,7 @@ from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface, transformer
 from fspo_jax.training import adapters, step
+from fspo_jax.training import state as state_lib
 
 # What an exported folder says beside what others read: template, chat, loss, vocab_chunk.
 ABOUT = "fspo_jax.json"
@@ -68,7 +69,9 @@ def last_stage(workdir: paths.Path) -> str:
 def _of_hugging_face(path: pathlib.Path) -> Personalizer:
   config = huggingface.load_config(path)
   model = transformer.Transformer(config)
-  params = huggingface.load_params(path, config, step.abstract_params(model, sharding.one_device()))
+  params = huggingface.load_params(
+    path, config, state_lib.abstract_params(model, sharding.one_device())
+  )
   tokenizer = tokenizers.load(path)
   if (path / ABOUT).is_file():
     about = ml_collections.ConfigDict(json.loads((path / ABOUT).read_text(encoding="utf-8")))
@@ -99,7 +102,7 @@ def _of_stage(path: paths.Path) -> Personalizer:
   reference = None
   if objective.needs_reference and any(beside.glob("*/params")):
     mesh = sharding.one_device()
-    reference = adapters.load(beside, step.abstract_params(writer.model, mesh), mesh)
+    reference = adapters.load(beside, state_lib.abstract_params(writer.model, mesh), mesh)
   return Personalizer(
     writer, reference=reference, objective=objective, vocab_chunk=config.vocab_chunk
   )

@@ -20,7 +20,8 @@ from fspo_jax.inference import sampler
 from fspo_jax.inference.sampler import Run
 from fspo_jax.models import transformer
 from fspo_jax.preferences import Preference
-from fspo_jax.training import adapters, step
+from fspo_jax.training import adapters
+from fspo_jax.training import state as state_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Writer:
       # What it was trained with is of the devices there.
       model = transformer.Transformer(dataclasses.replace(shape, attention="xla"))
     mesh = sharding.one_device()
-    params = adapters.load(paths.path(directory), step.abstract_params(model, mesh), mesh)
+    params = adapters.load(paths.path(directory), state_lib.abstract_params(model, mesh), mesh)
     return cls(model, params, config_lib.formatter(config, tokenizer))
 
   def context(self, shots: Sequence[Preference], description: str | None = None) -> Run:

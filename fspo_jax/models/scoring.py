@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple, Protocol
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -40,8 +41,9 @@ class SegmentScores(NamedTuple):
   length: Float[Array, "B G"]
 
 
-# Over the chunks so far: the largest logit, and the sum of exponentials under it.
-_Carry = tuple[Float[Array, " S"], Float[Array, " S"]]
+# Of each token, over the vocabulary seen so far: the largest logit, the sum of exponentials under
+# it (apart, since their sum rounds), and the target's logit, or 0 where that has not been seen.
+_Seen = tuple[Float[Array, " S"], Float[Array, " S"], Float[Array, " S"]]
 
 
 def token_logprobs(
@@ -54,6 +56,11 @@ def token_logprobs(
 ) -> Float[Array, "*batch"]:
   """Log-probability of `targets`, in float32, a chunk of the vocabulary at a time.
 
+  No array of tokens x V is ever made, forwards or backwards: the largest is tokens x `chunk`, the
+  size of the hidden states where `chunk` is D. Where a mesh has split the vocabulary, each part is
+  gone through where it lies, all at once, and what is sent are three numbers a token, and backwards
+  the gradient of the hidden states.
+
   Args:
     hidden: hidden states where the targets are predicted.
     head: the vocabulary projection.
@@ -64,55 +71,107 @@ def token_logprobs(
   Returns:
     log softmax(hidden @ head)[targets], of capped logits where there is a cap.
   """
-  flat = hidden.reshape(-1, hidden.shape[-1])
-  return _logprobs(flat, head.T, targets.reshape(-1), chunk, softcap).reshape(targets.shape)
+  flat, flat_targets = (sharding.flat_tokens(x, targets.ndim) for x in (hidden, targets))
+  return _logprobs(flat, head.T, flat_targets, chunk, softcap).reshape(targets.shape)
 
 
-def _chunks(table: Float[Array, "V D"], chunk: int) -> tuple[Float[Array, "N C D"], Array]:
-  """The table in pieces, the last one padded, and the id that each piece starts at."""
-  vocab, width = table.shape
-  chunk = min(chunk, vocab)
-  count = -(-vocab // chunk)
-  padded = jnp.pad(table, ((0, count * chunk - vocab), (0, 0)))
-  return padded.reshape(count, chunk, width), jnp.arange(count) * chunk
+_NONE = np.iinfo(np.int32).min  # no token's id, counted from any part
+
+
+class _Chunks(NamedTuple):
+  """Where the chunks of a table are, each of `size` entries.
+
+  Where that does not divide the table, the first chunk overlaps the second, and only its first
+  `of_first` entries count: so that all are read where they lie.
+  """
+
+  starts: Int[np.ndarray, " N"]
+  size: int
+  of_first: int
+
+
+def _chunks(vocab: int, chunk: int) -> _Chunks:
+  size = min(chunk, vocab)
+  count = -(-vocab // size)
+  of_first = vocab - (count - 1) * size
+  starts = np.maximum(np.arange(-1, count - 1) * size + of_first, 0)
+  return _Chunks(starts.astype(np.int32), size, of_first)
 
 
 def _logits(
-  hidden: Float[Array, "S D"], piece: Float[Array, "C D"], start: Array, vocab: int, softcap: float
-) -> Float[Array, "S C"]:
-  logits = jnp.matmul(hidden, piece.astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+  hidden: Float[Array, "S D"],
+  table: Float[Array, "V D"],
+  start: Int[Array, ""],
+  chunks: _Chunks,
+  softcap: float,
+) -> tuple[Float[Array, "S C"], Float[Array, "C D"], Int[Array, " C"]]:
+  """The logits of a chunk, its entries as they were used, and their ids."""
+  piece = jax.lax.dynamic_slice_in_dim(table, start, chunks.size).astype(hidden.dtype)
+  # Brought together here, once for all its products, and not the whole table before.
+  piece = nn.with_logical_constraint(piece, (None, "embed"))
+  piece = nn.with_logical_constraint(piece, (None, None))
+  logits = jnp.matmul(hidden, piece.T, preferred_element_type=jnp.float32)
   logits = soft_caps.soft_cap(logits, softcap)
-  if vocab % piece.shape[0] == 0:
-    return logits
-  return jnp.where((start + jnp.arange(piece.shape[0]) < vocab)[None, :], logits, -jnp.inf)
+  index = jnp.arange(chunks.size)
+  if chunks.of_first == chunks.size:
+    return logits, piece, start + index
+  counts = (start > 0) | (index < chunks.of_first)
+  ids = jnp.where(counts, start + index, _NONE)
+  return jnp.where(counts[None, :], logits, -jnp.inf), piece, ids
 
 
-def _target_logits(
+def _look(
   hidden: Float[Array, "S D"],
   table: Float[Array, "V D"],
   targets: Int[Array, " S"],
+  chunk: int,
   softcap: float,
-) -> Float[Array, " S"]:
-  # Rounded as in `_logits`, or probabilities would not add up to 1 in half precision.
-  rows = table[targets].astype(hidden.dtype).astype(jnp.float32)
-  return soft_caps.soft_cap((hidden.astype(jnp.float32) * rows).sum(-1), softcap)
+) -> _Seen:
+  """Goes through a table; targets that are not in it are not seen."""
+  chunks = _chunks(len(table), chunk)
 
-
-def _normalizer(
-  hidden: Float[Array, "S D"], table: Float[Array, "V D"], chunk: int, softcap: float
-) -> _Carry:
-  """The largest logit, and the sum of exponentials under it: apart, since their sum rounds."""
-
-  def step(carry: _Carry, piece_and_start: tuple[Array, Array]) -> tuple[_Carry, None]:
-    largest, total = carry
-    logits = _logits(hidden, *piece_and_start, table.shape[0], softcap)
+  def step(seen: _Seen, start: Int[Array, ""]) -> tuple[_Seen, None]:
+    largest, total, of_target = seen
+    logits, _, ids = _logits(hidden, table, start, chunks, softcap)
     top = jnp.maximum(largest, logits.max(-1))
     total = total * jnp.exp(largest - top) + jnp.exp(logits - top[:, None]).sum(-1)
-    return (top, total), None
+    is_target = ids[None, :] == targets[:, None]
+    return (top, total, of_target + jnp.where(is_target, logits, 0.0).sum(-1)), None
 
-  zeros = jnp.zeros(hidden.shape[0], jnp.float32)
-  normalizer, _ = jax.lax.scan(step, (zeros - 1e30, zeros), _chunks(table, chunk))
-  return normalizer
+  zeros = jnp.zeros(targets.shape, jnp.float32)
+  return jax.lax.scan(step, (zeros - 1e30, zeros, zeros), chunks.starts)[0]
+
+
+def _look_back(
+  hidden: Float[Array, "S D"],
+  table: Float[Array, "V D"],
+  targets: Int[Array, " S"],
+  largest: Float[Array, " S"],
+  total: Float[Array, " S"],
+  g: Float[Array, " S"],
+  chunk: int,
+  softcap: float,
+) -> tuple[Float[Array, "S D"], Float[Array, "V D"]]:
+  """The gradients of hidden states and table, from g (one-hot(target) - softmax) d logits."""
+  chunks = _chunks(len(table), chunk)
+
+  def step(found: tuple[Array, Array], start: Int[Array, ""]) -> tuple[tuple[Array, Array], None]:
+    d_hidden, d_table = found
+    logits, piece, ids = _logits(hidden, table, start, chunks, softcap)
+    softmax = jnp.exp(logits - largest[:, None]) / total[:, None]
+    is_target = ids[None, :] == targets[:, None]
+    d_logits = (is_target - softmax) * g[:, None]
+    if softcap:
+      d_logits *= soft_caps.slope(logits, softcap)
+    d_logits = d_logits.astype(hidden.dtype)
+    d_hidden += jnp.matmul(d_logits, piece, preferred_element_type=jnp.float32)
+    d_piece = jnp.matmul(d_logits.T, hidden, preferred_element_type=jnp.float32)
+    # What the first chunk writes of the second, that writes anew.
+    d_piece = d_piece.astype(table.dtype)
+    return (d_hidden, jax.lax.dynamic_update_slice_in_dim(d_table, d_piece, start, 0)), None
+
+  d_table = nn.with_logical_constraint(jnp.zeros_like(table), (None, "embed"))
+  return jax.lax.scan(step, (jnp.zeros(hidden.shape, jnp.float32), d_table), chunks.starts)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -126,6 +185,7 @@ def _logprobs(
   return _logprobs_forward(hidden, table, targets, chunk, softcap)[0]
 
 
+@jax.named_scope("head")
 def _logprobs_forward(
   hidden: Float[Array, "S D"],
   table: Float[Array, "V D"],
@@ -133,37 +193,29 @@ def _logprobs_forward(
   chunk: int,
   softcap: float,
 ) -> tuple[Float[Array, " S"], Any]:
-  largest, total = _normalizer(hidden, table, chunk, softcap)
-  of_target = _target_logits(hidden, table, targets, softcap)
-  return of_target - largest - jnp.log(total), (hidden, table, targets, of_target, largest, total)
+  def look(part: Float[Array, "V D"], first: Array, hidden: Array, targets: Array) -> Any:
+    return _look(hidden, part, targets - first, chunk, softcap), None
+
+  (tops, totals, of_target), _ = sharding.over_vocab(look, table, hidden, targets)
+  largest = tops.max(0)
+  total = (totals * jnp.exp(tops - largest[None])).sum(0)
+  saved = hidden, table, targets, largest, total
+  return of_target.sum(0) - largest - jnp.log(total), saved
 
 
+@jax.named_scope("head")
 def _logprobs_backward(
   chunk: int, softcap: float, saved: Any, g: Float[Array, " S"]
 ) -> tuple[Array, Array, None]:
-  """The gradient, (one-hot(target) - softmax) d logits, a chunk at a time."""
-  hidden, table, targets, target_logits, largest, total = saved
+  hidden, table, *of_tokens = saved
 
-  def step(
-    d_hidden: Float[Array, "S D"], piece_and_start: tuple[Array, Array]
+  def look_back(
+    part: Float[Array, "V D"], first: Array, hidden: Array, targets: Array, *rest: Array
   ) -> tuple[Array, Array]:
-    piece, start = piece_and_start
-    logits = _logits(hidden, piece, start, table.shape[0], softcap)
-    softmax = jnp.exp(logits - largest[:, None]) / total[:, None]
-    d_logits = softmax * -g[:, None]
-    if softcap:
-      d_logits *= soft_caps.slope(logits, softcap)
-    d_logits = d_logits.astype(hidden.dtype)
-    d_hidden += jnp.matmul(d_logits, piece.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    d_piece = jnp.matmul(d_logits.T, hidden, preferred_element_type=jnp.float32)
-    return d_hidden, d_piece
+    return _look_back(hidden, part, targets - first, *rest, chunk, softcap)
 
-  g_target = g * soft_caps.slope(target_logits, softcap) if softcap else g
-  of_target = g_target[:, None] * table[targets].astype(hidden.dtype).astype(jnp.float32)
-  d_hidden, d_pieces = jax.lax.scan(step, of_target, _chunks(table, chunk))
-  d_table = d_pieces.reshape(-1, table.shape[1])[: table.shape[0]]
-  d_table = d_table.at[targets].add(g_target[:, None] * hidden.astype(jnp.float32))
-  return d_hidden.astype(hidden.dtype), d_table.astype(table.dtype), None
+  d_hidden, d_table = sharding.over_vocab(look_back, table, hidden, *of_tokens, g)
+  return d_hidden.sum(0).astype(hidden.dtype), d_table, None
 
 
 _logprobs.defvjp(_logprobs_forward, _logprobs_backward)

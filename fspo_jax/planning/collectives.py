@@ -22,7 +22,10 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 
 _LISTED = re.compile(r"replica_groups=\{(\{[0-9,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([0-9,]+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
+_MESH = re.compile(
+  r"replica_groups=mesh\[([^\]]*)\]"
+  r"(?:, device_ids=\(\[([0-9,]+)\](?:T\(([0-9,]+)\))?\))?\s*\{([^}]*)\}"
+)
 _PAIRS = re.compile(r"source_target_pairs=\{([0-9,{}]*)\}")
 
 
@@ -77,22 +80,25 @@ def _size(shape: str, *, largest: bool) -> int:
   return max(sizes, default=0) if largest else sum(sizes)
 
 
+def _iota(dims: str, order: str | None) -> np.ndarray:
+  """Numbers from 0 in the shape of `dims`, with its axes in another order where one is given."""
+  shape = [int(i) for i in dims.split(",")]
+  ids = np.arange(math.prod(shape)).reshape(shape)
+  return ids.transpose([int(i) for i in order.split(",")]) if order else ids
+
+
 def groups(rest: str, chips: int) -> list[list[int]]:
   """The groups of chips of a collective, by their place in the mesh."""
   if match := _LISTED.search(rest):
     return [[int(i) for i in g.split(",")] for g in re.findall(r"\{([0-9,]+)\}", match[1])]
   if match := _IOTA.search(rest):
-    shape, dims = ([int(i) for i in match[i].split(",")] for i in (1, 2))
-    ids = np.arange(math.prod(dims)).reshape(dims)
-    if match[3]:
-      ids = ids.transpose([int(i) for i in match[3].split(",")])
-    return ids.reshape(shape).tolist()
+    return _iota(match[2], match[3]).reshape([int(i) for i in match[1].split(",")]).tolist()
   if match := _MESH.search(rest):
     sizes = {n: int(s) for n, s in re.findall(r"'([^']*)'=(\d+)", match[1])}
-    chosen, names = re.findall(r"'([^']*)'", match[2]), list(sizes)
+    chosen, names = re.findall(r"'([^']*)'", match[4]), list(sizes)
     others = [i for i, n in enumerate(names) if n not in chosen]
-    ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-    ids = ids.transpose([*others, *(names.index(n) for n in chosen)])
+    ids = _iota(match[2] or str(math.prod(sizes.values())), match[3])
+    ids = ids.reshape(list(sizes.values())).transpose([*others, *(names.index(n) for n in chosen)])
     return ids.reshape(-1, math.prod(sizes[n] for n in chosen)).tolist()
   return [list(range(chips))]  # none are named: all
 

@@ -24,7 +24,8 @@ from fspo_jax.episodes.batching import Packing, TreeBatch
 from fspo_jax.models import transformer, vpl
 from fspo_jax.planning import collectives, hbm, hlo
 from fspo_jax.planning.estimate import Work
-from fspo_jax.training import adapters, optimizer, step
+from fspo_jax.training import adapters, optimizer
+from fspo_jax.training import state as state_lib
 
 _OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -34,7 +35,7 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 class Inputs:
   """What a step is given, as shapes and where they live."""
 
-  state: step.TrainState
+  state: state_lib.TrainState
   frozen: Any
   batch: TreeBatch
 
@@ -79,7 +80,7 @@ def inputs(
 ) -> Inputs:
   """The shapes of what a stage's step is given, and where they live on `mesh`."""
   keys, lora = c[name], config_lib.lora(c[name])
-  policy = base = step.abstract_params(model, mesh)
+  policy = base = state_lib.abstract_params(model, mesh)
   needs = config_lib.objective(keys).needs_reference
   if lora is not None:
     policy = adapters.abstract(base, lora, mesh)
@@ -88,7 +89,7 @@ def inputs(
   cached = needs and _cached(c, name)
   rule = optimizer.make_optimizer(config_lib.optimizer(keys), keys.steps)
   return Inputs(
-    state=step.abstract_state(policy, rule, mesh),
+    state=state_lib.abstract_state(policy, rule, mesh),
     frozen=base if lora is not None or (needs and not cached) else None,
     batch=abstract_batch(config_lib.packing(keys), keys.rows_per_step, mesh, with_reference=cached),
   )

@@ -18,6 +18,8 @@ from fspo_jax import checkpoints as checkpoints_lib
 from fspo_jax import losses, paths, preemption, sharding
 from fspo_jax.episodes import batching
 from fspo_jax.training import metrics as metrics_lib
+from fspo_jax.training import profile as profile_lib
+from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
 
 _LOG = logging.getLogger(__name__)
@@ -89,6 +91,7 @@ class Stage:
     tokenizer: the tokenizer's model, kept in every checkpoint.
     adapters: where adapters are trained, what they are and of which base (see
       `training.adapters`), kept in every checkpoint.
+    profile: how many steps to record, see `training.profile`.
   """
 
   name: str
@@ -102,6 +105,7 @@ class Stage:
   config: dict[str, Any]
   tokenizer: bytes
   adapters: Mapping[str, Any] | None = None
+  profile: int = 0
 
   @property
   def checkpoint_directory(self) -> paths.Path:
@@ -151,7 +155,8 @@ class _Reader:
       return None
     step, metrics, extra = self._pending
     self._pending = None
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    with profile_lib.span(profile_lib.DEVICE):
+      values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     bad = sorted(name for name, value in values.items() if not math.isfinite(value))
     if bad:
       self._writer.write(step, values)
@@ -186,7 +191,7 @@ def train(stage: Stage, initial_params: Any, frozen: Any | None) -> Any:
   """
   loop = stage.loop
   with checkpoints_lib.Checkpoints(stage.checkpoint_directory, keep=loop.keep_checkpoints) as saved:
-    state = step_lib.init_state(initial_params, stage.optimizer, stage.mesh)
+    state = state_lib.init_state(initial_params, stage.optimizer, stage.mesh)
     start, dropped = 0, 0.0
     saved.set_broken_aside()
     if saved.latest_step() is not None:
@@ -197,7 +202,7 @@ def train(stage: Stage, initial_params: Any, frozen: Any | None) -> Any:
       got = saved.restore(abstract.params, abstract.opt_state)
       start, dropped = got.step, got.metadata.get("dropped_shots", 0.0)
       step = jax.device_put(jnp.int32(start), abstract.step.sharding)
-      state = step_lib.TrainState(step, got.params, got.opt_state)
+      state = state_lib.TrainState(step, got.params, got.opt_state)
       _LOG.info("%s: resuming after step %d", stage.name, start)
     if start < loop.steps:
       state = _run(stage, state, frozen, saved, start, dropped)
@@ -214,12 +219,12 @@ def _check_adapters(stage: Stage, found: Mapping[str, Any] | None) -> None:
 
 def _run(
   stage: Stage,
-  state: step_lib.TrainState,
+  state: state_lib.TrainState,
   frozen: Any | None,
   saved: checkpoints_lib.Checkpoints,
   start: int,
   dropped: float,
-) -> step_lib.TrainState:
+) -> state_lib.TrainState:
   """Steps `start + 1 .. loop.steps`; `dropped` shots are of steps before, after the last row."""
   loop, mesh = stage.loop, stage.mesh
   data = batching.batches(
@@ -233,20 +238,21 @@ def _run(
   )
   writer = metrics_lib.writer(stage.directory / "metrics", stage.name, start)
   reader = _Reader(stage, writer, saved)
+  recorder = profile_lib.Recorder(stage.directory / "profile", stage.name, start, stage.profile)
   try:
     with metrics_lib.progress_bar() as bar, preemption.watch() as watch:
       task = bar.add_task(stage.name, total=loop.steps, completed=start, note="")
-      for step, batch in enumerate(data, start=start + 1):
-        state, metrics = stage.step(state, frozen, sharding.to_global(mesh, batch))
+      for step, batch in enumerate(profile_lib.waited_for(data), start=start + 1):
+        with profile_lib.span(profile_lib.DISPATCH):
+          placed = sharding.to_global(mesh, batch)
+          state, metrics = stage.step(state, frozen, placed)
         dropped += float(batch.dropped_shots.sum())
-        values = reader.push(
-          step,
-          metrics,
-          {
-            "data/padding_fraction": batching.padding_fraction(batch),
-            "data/dropped_shots": dropped,  # since the last row of the file
-          },
-        )
+        extra = {
+          "data/padding_fraction": batching.padding_fraction(batch),
+          "data/dropped_shots": dropped,  # since the last row of the file
+        }
+        values = reader.push(step, metrics, extra)
+        recorder.after(step, stage.step, state, frozen, placed)
         dropped = 0.0 if loop.logs(step) else dropped
         bar.update(task, completed=step, note=_note(values))
         told = watch.told()
@@ -262,6 +268,7 @@ def _run(
           raise preemption.Preempted(f"{stage.name}: step {step} of {loop.steps} is saved.")
       reader.flush()
   finally:
+    recorder.close()
     writer.close()
   saved.wait()
   return state

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -18,6 +17,7 @@ from fspo_jax import losses, sharding
 from fspo_jax.episodes.batching import TreeBatch
 from fspo_jax.episodes.templates import Context, Kind
 from fspo_jax.models import scoring, transformer
+from fspo_jax.training.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -97,14 +97,6 @@ class Objective:
       undesirable_weight=self.undesirable_weight,
       z0=z0,
     )
-
-
-class TrainState(NamedTuple):
-  """All that a step changes."""
-
-  step: Any
-  params: Any
-  opt_state: Any
 
 
 # One update: (state, frozen, batch) -> (state, metrics). Frozen is what it reads and never changes:
@@ -191,6 +183,7 @@ def mean_log_ratio(
   return (batch.pair_weight * 0.5 * (chosen + rejected)).sum() / counts["pair"]
 
 
+@jax.named_scope("objective")
 def objective_value(
   objective: Objective,
   policy: scoring.SegmentScores,
@@ -286,7 +279,8 @@ def make_step(
       return policy, None
     if part.reference is not None:
       return policy, scoring.SegmentScores(part.reference, policy.length)
-    reference = scoring.segment_scores(model, frozen, part, chunk=vocab_chunk)
+    with jax.named_scope("reference"):
+      reference = scoring.segment_scores(model, frozen, part, chunk=vocab_chunk)
     return policy, jax.lax.stop_gradient(reference)
 
   def part_loss(
@@ -340,6 +334,7 @@ def make_step(
   return on_mesh(step, mesh)
 
 
+@jax.named_scope("optimizer")
 def updated(
   state: TrainState, grads: Any, metrics: Metrics, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:
@@ -372,60 +367,3 @@ class MeshStep:
 def on_mesh(step: StepFn, mesh: jax.sharding.Mesh) -> MeshStep:
   """The step, jitted, on a mesh; it donates the state."""
   return MeshStep(step, mesh)
-
-
-def init_params(model: transformer.Transformer, mesh: jax.sharding.Mesh, seed: int) -> Any:
-  """Random parameters, made where they live; the same values on any mesh."""
-  ints = jnp.zeros((1, 2), jnp.int32)
-
-  def init() -> Any:
-    return model.init(jax.random.key(seed), ints, ints, ints, ints)["params"]
-
-  where = sharding.shardings(mesh, jax.eval_shape(init))
-  with sharding.use(mesh):
-    return jax.jit(lambda: nn.meta.unbox(init()), out_shardings=where)()
-
-
-def abstract_params(model: transformer.Transformer, mesh: jax.sharding.Mesh) -> Any:
-  """Shapes, dtypes and shardings of the parameters, without making them."""
-  ints = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  boxed = jax.eval_shape(lambda *a: model.init(jax.random.key(0), *a)["params"], *[ints] * 4)
-  where = sharding.shardings(mesh, boxed)
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.meta.unbox(boxed), where
-  )
-
-
-def init_state(
-  params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
-) -> TrainState:
-  """A fresh state; the optimizer's arrays live where the parameters that they belong to do."""
-  where = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(params, optimizer, mesh))
-  opt_state = jax.jit(optimizer.init, out_shardings=where.opt_state)(params)
-  return TrainState(jax.device_put(jnp.zeros((), jnp.int32), where.step), params, opt_state)
-
-
-def abstract_state(
-  params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
-) -> TrainState:
-  """Shapes, dtypes and shardings of the state of parameters that may be abstract themselves."""
-  everywhere = sharding.replicated(mesh)
-  # A moment's path in the optimizer's state ends in its parameter's path. (optax.tree_map_params
-  # stops at Muon's masked parts.)
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-
-  def place(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
-    for param_path, param in leaves:
-      if path[-len(param_path) :] == param_path and leaf.shape == param.shape:
-        return param.sharding
-    return everywhere
-
-  def abstract(leaf: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-  made = jax.eval_shape(optimizer.init, params)
-  return TrainState(
-    jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
-    jax.tree.map(lambda leaf: abstract(leaf, leaf.sharding), params),
-    jax.tree_util.tree_map_with_path(lambda path, leaf: abstract(leaf, place(path, leaf)), made),
-  )

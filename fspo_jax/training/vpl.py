@@ -21,6 +21,7 @@ import optax
 from fspo_jax.episodes.batching import TreeBatch
 from fspo_jax.episodes.templates import Kind
 from fspo_jax.models import scoring, transformer, vpl
+from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
 
 
@@ -76,9 +77,10 @@ def make_step(
   def loss(
     params: Any, reference_params: Any, batch: TreeBatch, key: Array, kl_weight: Float[Array, ""]
   ) -> tuple[Float[Array, ""], step_lib.Metrics]:
-    reference, features = jax.lax.stop_gradient(
-      scoring.segment_scores_and_features(model, reference_params, batch, chunk=vocab_chunk)
-    )
+    with jax.named_scope("reference"):
+      reference, features = jax.lax.stop_gradient(
+        scoring.segment_scores_and_features(model, reference_params, batch, chunk=vocab_chunk)
+      )
     pairs = batch.pair_weight.shape
     for_k, for_z = jax.random.split(key)
     k = jax.random.randint(for_k, (pairs[0], 1), 0, shots + 1)
@@ -105,8 +107,8 @@ def make_step(
   anneal = max(round(config.kl_anneal * steps), 1)
 
   def step(
-    state: step_lib.TrainState, reference_params: Any, batch: TreeBatch
-  ) -> tuple[step_lib.TrainState, step_lib.Metrics]:
+    state: state_lib.TrainState, reference_params: Any, batch: TreeBatch
+  ) -> tuple[state_lib.TrainState, step_lib.Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     kl_weight = config.kl_weight * jnp.minimum(state.step / anneal, 1.0)
     grads, metrics = jax.grad(loss, has_aux=True)(

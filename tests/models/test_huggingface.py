@@ -19,7 +19,7 @@ from fspo_jax import sharding
 from fspo_jax.inference import sampler
 from fspo_jax.models import huggingface, lora, transformer
 from fspo_jax.models.huggingface import read_config
-from fspo_jax.training import step
+from fspo_jax.training import state as state_lib
 from tests import tiny
 from tests.models import huggingface_models as models
 
@@ -35,7 +35,7 @@ def load(folder, mesh=None, **how):
   config = huggingface.load_config(folder, attention_block=16, **how)
   model = transformer.Transformer(config)
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1]) if mesh is None else mesh
-  return model, huggingface.load_params(folder, config, step.abstract_params(model, mesh))
+  return model, huggingface.load_params(folder, config, state_lib.abstract_params(model, mesh))
 
 
 def logits(model, params, tokens):

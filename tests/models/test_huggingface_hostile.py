@@ -227,7 +227,7 @@ def test_a_config_that_is_none(folder, text):
 def test_parameters_that_a_checkpoint_has_no_place_for(folder):
   model, _ = working.load(folder)
   config = dataclasses.replace(model.config, roles=5)
-  abstract = working.step.abstract_params(
+  abstract = working.state_lib.abstract_params(
     working.transformer.Transformer(config), working.sharding.make_mesh(1)
   )
   with pytest.raises(HuggingFaceError, match=r"has no \[\('role_embedding',\)\]; .*model.roles=0"):

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from fspo_jax import sharding
 from fspo_jax.models import huggingface, transformer
 from fspo_jax.models.huggingface import read_config, tensors
-from fspo_jax.training import step
+from fspo_jax.training import state as state_lib
 from tests import tiny
 from tests.models.test_huggingface import FIXTURES, load
 
@@ -55,7 +55,7 @@ def write(folder, shape):
   how = {"dtype": "bfloat16", "param_dtype": "bfloat16", "attention_block": 16, "remat": "none"}
   config = read_config.read(keys, "config.json", **how)
   model = transformer.Transformer(config)
-  abstract = step.abstract_params(model, sharding.make_mesh(1, devices=jax.devices()[:1]))
+  abstract = state_lib.abstract_params(model, sharding.make_mesh(1, devices=jax.devices()[:1]))
   noise = np.random.default_rng(0).standard_normal(100_003).astype(jnp.bfloat16)
   of_tensor, shard = {}, {}
 
@@ -85,7 +85,7 @@ def read(folder, dtype):
   """Imports it, and prints memory: of the parameters, before, and at most."""
   load(FIXTURES / "llama3_2")  # what compiling takes, any model takes
   config = huggingface.load_config(folder, dtype=dtype, param_dtype=dtype)
-  abstract = step.abstract_params(
+  abstract = state_lib.abstract_params(
     transformer.Transformer(config), sharding.make_mesh(1, devices=jax.devices()[:1])
   )
   before = _status("VmRSS")

@@ -1,8 +1,14 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of scoring; above all that a tree scores what its root-to-leaf sequences do."""
+"""Tests of scoring; above all that a tree scores what its root-to-leaf sequences do.
+
+`main`, in a process of its own, scores on eight devices.
+"""
 
 import functools
+import json
+import pathlib
+import sys
 
 import hypothesis
 import hypothesis.strategies as st
@@ -11,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fspo_jax import sharding
 from fspo_jax.episodes import batching, templates, trees
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Layout
 from fspo_jax.models import scoring
+from fspo_jax.planning import collectives, hlo
 from fspo_jax.preferences import Preference
 from tests import tiny
 
@@ -73,6 +81,66 @@ def test_probabilities_add_up_to_1_in_half_precision():
   rounded = np.asarray(head.astype(jnp.bfloat16), np.float64)
   logits = np.asarray(hidden, np.float64) @ rounded
   np.testing.assert_allclose(found, logits[0] - np.log(np.exp(logits).sum()), atol=PER_TOKEN)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
+def test_in_half_precision_only_products_are_rounded(softcap):
+  # Against log softmax in float64 of the rounded numbers. Sums over the vocabulary are in float32;
+  # the gradient of a logit is rounded to bfloat16, 2^-8 of itself, before it is multiplied on.
+  rng = np.random.default_rng(1)
+  hidden = jnp.asarray(rng.standard_normal((40, 16)), jnp.bfloat16)
+  head = jnp.asarray(rng.standard_normal((16, VOCAB)), jnp.float32)
+  targets, weights = rng.integers(0, VOCAB, 40), rng.standard_normal(40)
+
+  def ours(hidden, head):
+    found = scoring.token_logprobs(hidden, head, jnp.asarray(targets), chunk=7, softcap=softcap)
+    assert found.dtype == jnp.float32
+    return (found * weights.astype(np.float32)).sum(), found
+
+  gradients, found = jax.grad(ours, (0, 1), has_aux=True)(hidden, head)
+  assert [x.dtype for x in gradients] == [jnp.bfloat16, jnp.float32]
+  x, w = (np.asarray(a.astype(jnp.bfloat16), np.float64) for a in (hidden, head))
+  logits, slope = x @ w, 1.0
+  if softcap:
+    slope = 1 / np.cosh(logits / softcap) ** 2
+    logits = softcap * np.tanh(logits / softcap)
+  logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  np.testing.assert_allclose(found, logprobs[np.arange(40), targets], atol=PER_TOKEN)
+  by_logit = slope * weights[:, None] * (np.eye(VOCAB)[targets] - np.exp(logprobs))
+  for got, expected, of in (
+    (gradients[0], by_logit @ w.T, np.abs(by_logit) @ np.abs(w).T),
+    (gradients[1], x.T @ by_logit, np.abs(x).T @ np.abs(by_logit)),
+  ):
+    error = np.abs(np.asarray(got, np.float64) - expected)
+    assert (error <= 2.0**-8 * (of + np.abs(expected)) + 1e-5).all()
+
+
+@pytest.mark.usefixtures("optimized")
+def test_the_memory_of_scoring_knows_neither_the_vocabulary_nor_how_it_is_cut():
+  tokens, width, chunk = 8192, 128, 2048
+
+  def temporaries(score, vocab):
+    def loss(hidden, table, targets):
+      return score(hidden, table.T, targets).sum()
+
+    shapes = [(tokens, width), (vocab, width)]
+    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    given.append(jax.ShapeDtypeStruct((tokens,), jnp.int32))
+    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(*given).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  def naive(hidden, head, targets):
+    logprobs = jax.nn.log_softmax(hidden @ head)
+    return jnp.take_along_axis(logprobs, targets[:, None], axis=1)[:, 0]
+
+  ours = functools.partial(scoring.token_logprobs, chunk=chunk)
+  large = temporaries(ours, 128_256)  # which is no multiple of the chunk
+  # A chunk's logits and their gradient; the chunk itself and the gradient of hidden states, twice
+  # each; of every token the largest logit, the sum, the target's, the weight.
+  logits = 4 * tokens * chunk
+  assert large <= 2 * logits + 2 * 4 * width * (tokens + chunk) + 8 * 4 * tokens
+  assert large == pytest.approx(temporaries(ours, 4096), rel=0.01)
+  assert temporaries(naive, 128_256) >= 4 * tokens * 128_256 > 25 * large
 
 
 def test_extreme_logits_neither_overflow_nor_vanish():
@@ -204,3 +272,92 @@ def test_segments_are_added_up_by_hand():
   # Segment 3 is one past the last: padding.
   np.testing.assert_array_equal(scores.logprob, [[-4.0, -3.0, -16.0]])
   np.testing.assert_array_equal(scores.length, [[1.0, 2.0, 1.0]])
+
+
+# Eight devices.
+
+# Devices along data, fsdp, tensor and context.
+MESHES = ((1, 1, 1, 1), (1, 1, 8, 1), (2, 2, 2, 1), (1, 8, 1, 1), (1, 2, 2, 2))
+ROWS, SCORED, WIDTH, ENTRIES = 8, 12, 16, 208
+
+
+def main(directory):
+  """Scores on every mesh: writes values, gradients, and what is sent."""
+  rng = np.random.default_rng(0)
+  hidden = rng.standard_normal((ROWS, SCORED, WIDTH)).astype(np.float32)
+  embedding = rng.standard_normal((ENTRIES, WIDTH)).astype(np.float32)
+  targets = rng.integers(0, ENTRIES, (ROWS, SCORED)).astype(np.int32)
+  # The first and the last of the parts of two and of eight.
+  targets[:, :6] = [0, 25, 26, 103, 104, ENTRIES - 1]
+  weights = rng.standard_normal((ROWS, SCORED)).astype(np.float32)
+
+  def loss(hidden, embedding, targets, weights):
+    hidden = sharding.split_tokens(hidden)
+    found = scoring.token_logprobs(hidden, embedding.T, targets, chunk=7)
+    return (found * weights).sum(), found
+
+  for shape in MESHES:
+    count = int(np.prod(shape))
+    mesh = sharding.make_mesh(*shape, devices=jax.devices()[:count])
+    rows, table = sharding.batch_sharding(mesh), jax.sharding.PartitionSpec("tensor", "fsdp")
+    table = rows if count == 1 else jax.sharding.NamedSharding(mesh, table)
+    function = jax.jit(jax.grad(loss, (0, 1), has_aux=True), in_shardings=(rows, table, rows, rows))
+    with sharding.use(mesh):
+      compiled = function.lower(hidden, embedding, targets, weights).compile()
+    given = jax.device_put((hidden, embedding, targets, weights), (rows, table, rows, rows))
+    (d_hidden, d_table), values = compiled(*given)
+    name = "x".join(map(str, shape))
+    np.savez(
+      pathlib.Path(directory) / f"{name}.npz", values=values, d_hidden=d_hidden, d_table=d_table
+    )
+    sent = collectives.traffic(hlo.parse(compiled.as_text()), dict(mesh.shape))
+    facts = {
+      "sent": [[one.kind, one.axes, one.wire_bytes, one.times] for one in sent.collectives],
+      "table": d_table.sharding.shard_shape(d_table.shape),
+    }
+    (pathlib.Path(directory) / f"{name}.json").write_text(json.dumps(facts))
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("eight")
+  tiny.run("models.test_scoring", directory, devices=8)
+
+  def read(shape):
+    name = "x".join(map(str, shape))
+    return dict(np.load(directory / f"{name}.npz")), json.loads(
+      (directory / f"{name}.json").read_text()
+    )
+
+  return {shape: read(shape) for shape in MESHES}
+
+
+@pytest.mark.parametrize("shape", MESHES[1:])
+def test_a_split_vocabulary_scores_as_a_whole_one_does(eight_devices, shape):
+  one, _ = eight_devices[MESHES[0]]
+  eight, facts = eight_devices[shape]
+  for name, values in one.items():
+    np.testing.assert_allclose(eight[name], values, atol=1e-5, err_msg=name)
+  _, fsdp, tensor, _ = shape
+  assert facts["table"] == [ENTRIES // tensor, WIDTH // fsdp]
+
+
+@pytest.mark.parametrize("shape", MESHES[1:])
+def test_the_table_stays_where_it_lies(eight_devices, shape):
+  _, facts = eight_devices[shape]
+  data, fsdp, tensor, context = shape
+  tokens = ROWS * SCORED // (data * fsdp * context)
+  along_tensor = [one for one in facts["sent"] if "tensor" in one[1]]
+  assert {kind for kind, *_ in along_tensor} <= {"all-reduce"}
+  # Of every token the largest logit, the sum and the target's; and the gradient of its state.
+  most = 2 * (tensor - 1) / tensor * 4 * tokens * (3 + WIDTH)
+  assert sum(size * times for _, _, size, times in along_tensor) <= most
+  # What fsdp has split is brought together a chunk at a time, once forwards and once backwards.
+  gathers = [one for one in facts["sent"] if one[0] == "all-gather" and "fsdp" in one[1]]
+  assert {size for _, _, size, _ in gathers} <= {(fsdp - 1) / fsdp * 4 * 7 * WIDTH}
+  chunks = -(-ENTRIES // tensor // 7)
+  assert sum(times for *_, times in gathers) == (2 * chunks if fsdp > 1 else 0)
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

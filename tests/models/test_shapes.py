@@ -15,7 +15,7 @@ import pytest
 from fspo_jax import sharding
 from fspo_jax.models import shapes, transformer
 from fspo_jax.models.huggingface import read_config
-from fspo_jax.training import step
+from fspo_jax.training import state as state_lib
 
 HOW = {"attention_block": 512, "remat": "full", "dtype": "bfloat16", "param_dtype": "float32"}
 _LLAMA3 = {"high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3"}
@@ -179,7 +179,7 @@ def test_a_shape_is_what_config_json_says(name):
   found = shapes.shape(name, **HOW)
   assert found == read_config.read(dict(keys), name, **HOW)
   if parameters is not None:
-    abstract = step.abstract_params(transformer.Transformer(found), sharding.one_device())
+    abstract = state_lib.abstract_params(transformer.Transformer(found), sharding.one_device())
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(abstract)) == parameters
 
 

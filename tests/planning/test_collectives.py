@@ -124,6 +124,8 @@ def test_rounds_that_stand_beside_the_loop():
     ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
     ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
     ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [[0, 1, 2, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}", [[0, 1], [2, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2], device_ids=([4]) {'a'}", [[0, 2], [1, 3]]),
     ("channel_id=3", [[0, 1, 2, 3]]),
   ],
 )

@@ -15,7 +15,7 @@ from fspo_jax import config, sharding, updates
 from fspo_jax.episodes import batching
 from fspo_jax.models import transformer
 from fspo_jax.planning import estimate, hardware, meshes, program
-from fspo_jax.training import step
+from fspo_jax.training import state as state_lib
 from tests import tiny
 from tests.planning import measured
 
@@ -80,7 +80,7 @@ def test_shapes_are_those_of_a_real_state_and_batch():
   rows = tiny.rows(config.layout(c.preference), shots=2, tokens=1024, scored_tokens=640)
   batch = tiny.batch(rows, 2)
   rule = updates.optimizer.make_optimizer(config.optimizer(c.preference), c.preference.steps)
-  state = step.init_state(step.init_params(model, mesh, 0), rule, mesh)
+  state = state_lib.init_state(state_lib.init_params(model, mesh, 0), rule, mesh)
 
   def shapes(tree):
     return jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), tree)

@@ -17,6 +17,7 @@ from fspo_jax import checkpoints, sharding
 from fspo_jax.episodes.templates import Layout
 from fspo_jax.models import lora
 from fspo_jax.training import adapters, loop, metrics, optimizer, step
+from fspo_jax.training import state as state_lib
 from tests import tiny
 
 STEPS, SEED = 6, 5
@@ -87,7 +88,7 @@ def _train(directory, rows=_rows, *, base=None, config=CONFIG):
 
 
 def _load(directory):
-  return adapters.load(directory, step.abstract_params(MODEL, _mesh()), _mesh())
+  return adapters.load(directory, state_lib.abstract_params(MODEL, _mesh()), _mesh())
 
 
 def _assert_same(found, expected):
@@ -117,7 +118,7 @@ def test_the_policy_starts_at_its_reference_and_only_adapters_are_trained(traine
 def test_a_checkpoint_holds_adapters_and_its_folder_their_base_once(trained):
   directory, own = trained
   stage, fresh = adapters.start(_stage(directory), tiny.params(MODEL), CONFIG, SEED)
-  state = step.init_state(fresh, stage.optimizer, stage.mesh)
+  state = state_lib.init_state(fresh, stage.optimizer, stage.mesh)
   with checkpoints.Checkpoints(stage.checkpoint_directory) as saved:
     got = saved.restore(*map(checkpoints.abstract_like, (state.params, state.opt_state)))
   assert got.step == STEPS
@@ -203,11 +204,11 @@ def _two_steps(mesh, accumulate=1):
   base = jax.tree.map(
     lambda x, like: jax.device_put(x, like.sharding),
     tiny.params(MODEL),
-    step.abstract_params(MODEL, mesh),
+    state_lib.abstract_params(MODEL, mesh),
   )
   own = lora.init(jax.random.key(0), tiny.params(MODEL), CONFIG)
   own = jax.tree.map(lambda x: jax.device_put(x, sharding.replicated(mesh)), own)
-  state, history = step.init_state(own, rule, mesh), []
+  state, history = state_lib.init_state(own, rule, mesh), []
   for i in range(2):
     batch = sharding.to_global(mesh, tiny.batch(ROWS, 8, first=8 * i))
     state, found = update(state, base, batch)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import pytest
 
 from fspo_jax import checkpoints, preemption, sharding
 from fspo_jax.episodes.templates import Layout
-from fspo_jax.training import loop, metrics, optimizer, step
+from fspo_jax.training import loop, metrics, optimizer, profile, step
+from fspo_jax.training import state as state_lib
 from tests import tiny
 
 STEPS, EVERY = 10, 4
@@ -145,7 +147,7 @@ def test_a_run_writes_its_metrics_and_its_checkpoints(uninterrupted):
   assert 0.0 < first["data/padding_fraction"] < 1.0
   assert first["data/dropped_shots"] == 0.0
   with checkpoints.Checkpoints(stage.checkpoint_directory) as saved:
-    abstract = step.abstract_params(MODEL, stage.mesh)
+    abstract = state_lib.abstract_params(MODEL, stage.mesh)
     _assert_same(saved.restore_params(abstract), params)
     assert saved.metadata()["config"] == stage.config
     assert saved.tokenizer() == stage.tokenizer
@@ -173,6 +175,54 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(uninterrupted, tmp_path):
     file.write('{"step": 7, "los')  # as a kill leaves it
   _assert_same(_train(_stage(tmp_path)), params)
   assert _files(stage) == _files(expected)
+
+
+def test_a_profile_says_where_the_time_goes_and_changes_nothing(uninterrupted, tmp_path):
+  expected, params = uninterrupted
+  stage = dataclasses.replace(_stage(tmp_path), profile=3)
+  _assert_same(_train(stage), params)
+  assert _files(stage) == _files(expected)
+  text = (tmp_path / "profile" / "preference.txt").read_text()
+  assert text.startswith(f"preference, steps {profile.WARM + 1} to {profile.WARM + 3}, ")
+  share = {}
+  for line in text.splitlines():
+    if match := re.match(r"(\w[\w ]*\w)\s{2,}([\d.]+)%((?:\s+[\d.]+%){3})$", line):
+      share[match[1]] = float(match[2])
+      passes = [float(one.rstrip("%")) for one in match[3].split()]
+      assert sum(passes) == pytest.approx(share[match[1]], abs=0.2)
+  # Rounded to a tenth of a percent each.
+  assert sum(share.values()) == pytest.approx(100.0, abs=1.0)
+  assert {"attention", "projections", "MLP", "norms", "head", "optimizer"} <= share.keys()
+  assert share.get("other", 0.0) < 25.0
+  assert list((tmp_path / "profile" / "preference").glob("**/*.xplane.pb"))
+
+
+class _Watched:
+  """A metric; it notes that it is read."""
+
+  def __init__(self, value, step, order):
+    self._value, self._step, self._order = value, step, order
+
+  def __array__(self, *args, **kwargs):
+    self._order.append(("read", self._step))
+    return np.asarray(self._value)
+
+
+def test_a_step_is_dispatched_before_the_metrics_of_the_last_are_read(tmp_path):
+  stage, order = _stage(tmp_path), []
+
+  def update(state, frozen, batch):
+    step = 1 + sum(kind == "dispatched" for kind, _ in order)
+    order.append(("dispatched", step))
+    state, metrics = stage.step(state, frozen, batch)
+    return state, {name: _Watched(value, step, order) for name, value in metrics.items()}
+
+  _train(dataclasses.replace(stage, step=update))
+  at = {}
+  for place, one in enumerate(order):
+    at.setdefault(one, place)
+  early = [s for s in range(1, STEPS) if at["read", s] < at["dispatched", s + 1]]
+  assert early == [4, 8]  # those of which there is a checkpoint: what it keeps is known to be good
 
 
 def test_a_run_told_to_end_loses_and_repeats_no_step(uninterrupted, tmp_path):
@@ -240,7 +290,7 @@ def test_what_is_not_a_number_stops_the_run_and_is_never_saved(tmp_path, bad_ste
   assert rows[-1]["step"] == bad_step and rows[-1]["loss"] is None
   assert all(row["loss"] is not None for row in rows[:-1])
   if last_good is not None:
-    state = step.init_state(tiny.params(MODEL), stage.optimizer, stage.mesh)
+    state = state_lib.init_state(tiny.params(MODEL), stage.optimizer, stage.mesh)
     abstract = map(checkpoints.abstract_like, (state.params, state.opt_state))
     with checkpoints.Checkpoints(stage.checkpoint_directory) as saved:
       got = saved.restore(*abstract)

@@ -25,6 +25,7 @@ from fspo_jax.episodes import batching
 from fspo_jax.episodes.templates import Layout
 from fspo_jax.models import scoring
 from fspo_jax.training import reference_cache, step
+from fspo_jax.training import state as state_lib
 from tests import tiny
 
 BLOCK, COUNT = 8, 20  # rows of a file, and of a run: three files
@@ -120,7 +121,7 @@ def _losses(rows, frozen, name, accumulate):
   objective = dataclasses.replace(tiny.OBJECTIVE, name=name)
   rule = optax.sgd(3e-3)
   update = step.make_step(MODEL, objective, rule, mesh, vocab_chunk=512, accumulate=accumulate)
-  state, history = step.init_state(jax.tree.map(jnp.copy, tiny.params(MODEL)), rule, mesh), []
+  state, history = state_lib.init_state(jax.tree.map(jnp.copy, tiny.params(MODEL)), rule, mesh), []
   for i in range(4):
     state, found = update(state, frozen, sharding.to_global(mesh, tiny.batch(rows, 4, first=4 * i)))
     history.append({key: float(value) for key, value in found.items()})
@@ -278,7 +279,7 @@ def main_of_two(directory, process):
   params = jax.tree.map(
     lambda x, like: jax.make_array_from_callback(x.shape, like.sharding, x.__getitem__),
     jax.device_get(tiny.params(MODEL)),
-    step.abstract_params(MODEL, mesh),
+    state_lib.abstract_params(MODEL, mesh),
   )
   assert checkpoints.fingerprint(params) == checkpoints.fingerprint(tiny.params(MODEL))
   cached = _fill(directory, mesh=mesh, params=params)

@@ -2,11 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the training step, on one device and (`main`, in a process of its own) on eight."""
 
+import contextlib
 import dataclasses
 import json
+import logging
 import math
 import pathlib
+import re
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,7 @@ from fspo_jax.episodes import batching
 from fspo_jax.episodes.templates import Context, Kind
 from fspo_jax.models import scoring
 from fspo_jax.training import optimizer as optimizer_lib
+from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
 from tests import tiny
 
@@ -263,8 +268,8 @@ def _run(mesh, rule, accumulate, batches):
   """Trains from fresh parameters: those, their state's places, the last state, the metrics."""
   model = _model()
   rule = _recording(rule)
-  reference = step_lib.init_params(model, mesh, seed=0)
-  state = step_lib.init_state(jax.tree.map(jnp.copy, reference), rule, mesh)
+  reference = state_lib.init_params(model, mesh, seed=0)
+  state = state_lib.init_state(jax.tree.map(jnp.copy, reference), rule, mesh)
   step = step_lib.make_step(
     model, tiny.OBJECTIVE, rule, mesh, vocab_chunk=512, accumulate=accumulate
   )
@@ -304,7 +309,7 @@ def test_ktos_accumulated_gradients_are_the_whole_batchs():
   gradients, history = [], []
   for accumulate in (1, 4):
     # Not at the reference, where z0 is 0: its mean log-ratio is above 0.
-    state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model, seed=1)), rule, mesh)
+    state = state_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model, seed=1)), rule, mesh)
     step = step_lib.make_step(model, objective, rule, mesh, vocab_chunk=512, accumulate=accumulate)
     state, metrics = step(state, tiny.params(model), sharding.to_global(mesh, batch))
     gradients.append(_numpy(state.opt_state["gradient"]))
@@ -328,7 +333,7 @@ def test_simpo_needs_no_reference():
   model, batch = _model(), _batch(1)
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   objective = _simpo(preference_weight=1.0, chosen_weight=0.0, description_weight=0.0)
-  state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-3), mesh)
+  state = state_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-3), mesh)
   step = step_lib.make_step(model, objective, optax.sgd(1e-3), mesh, vocab_chunk=512, accumulate=1)
   history = []
   for _ in range(3):
@@ -345,7 +350,7 @@ def test_without_a_preference_term_no_reference_is_needed():
   model = tiny.model()
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
   batch = batching.stack([tiny.small_row()])
-  state = step_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-4), mesh)
+  state = state_lib.init_state(jax.tree.map(jnp.copy, tiny.params(model)), optax.sgd(1e-4), mesh)
   step = step_lib.make_step(model, objective, optax.sgd(1e-4), mesh, vocab_chunk=64, accumulate=1)
   history = []
   for _ in range(3):
@@ -354,6 +359,51 @@ def test_without_a_preference_term_no_reference_is_needed():
   assert set(metrics) == {"loss", "nll/chosen", "nll/description", "grad_norm", "update_norm"}
   assert history[0] > history[1] > history[2]  # small steps of gradient descent go down
   assert int(state.step) == 3
+
+
+def test_a_step_is_compiled_once_and_takes_the_place_of_its_state():
+  model = tiny.model(dtype="bfloat16")
+  mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
+  rule = optax.adamw(1e-6)
+  reference = state_lib.init_params(model, mesh, 0)
+  state = state_lib.init_state(jax.tree.map(jnp.copy, reference), rule, mesh)
+  step = step_lib.make_step(model, tiny.OBJECTIVE, rule, mesh, vocab_chunk=24, accumulate=1)
+  batch = sharding.to_global(mesh, batching.stack([tiny.small_row()]))
+  with warnings.catch_warnings():
+    warnings.filterwarnings("error", message=".*donated buffers were not usable.*")
+    compiled = step.trace(state, reference, batch).lower().compile()
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  assert compiled.memory_analysis().alias_size_in_bytes >= size
+  with jax.log_compiles(), _compiled() as names:
+    for _ in range(3):
+      before = state
+      state, metrics = step(state, reference, batch)
+      assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+  assert names.count("jit(step)") <= 1
+  # Computed in bfloat16; the parameters, their moments and what is summed up are in float32, so
+  # that steps of 1e-6, which bfloat16 would round away, are kept.
+  floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+  assert {x.dtype for x in floats} == {x.dtype for x in metrics.values()} == {np.dtype("float32")}
+  for name, values in _numpy(state.params).items():
+    moved = np.abs(values - _numpy(reference)[name]).max()
+    assert 1e-6 < moved < 4e-6, name
+  scores = jax.eval_shape(lambda p: scoring.segment_scores(model, p, batch, chunk=24), state.params)
+  assert {x.dtype for x in scores} == {np.dtype("float32")}
+
+
+@contextlib.contextmanager
+def _compiled():
+  """Names of what is compiled, as JAX logs them."""
+  names, handler = [], logging.Handler()
+  handler.emit = lambda record: names.extend(
+    re.findall(r"Finished XLA compilation of (\S+)", record.getMessage())
+  )
+  logger = logging.getLogger("jax")
+  logger.addHandler(handler)
+  try:
+    yield names
+  finally:
+    logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize(
@@ -377,8 +427,8 @@ def test_impossible_objectives_are_refused(changes, message):
 def test_abstract_parameters_are_what_is_made():
   model = tiny.model(tied=False)
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
-  made = tiny.flat(step_lib.init_params(model, mesh, seed=0))
-  abstract = tiny.flat(step_lib.abstract_params(model, mesh))
+  made = tiny.flat(state_lib.init_params(model, mesh, seed=0))
+  abstract = tiny.flat(state_lib.abstract_params(model, mesh))
   describe = lambda leaves: {  # noqa: E731
     n: (x.shape, x.dtype, x.sharding) for n, x in leaves.items()
   }

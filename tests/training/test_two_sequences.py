@@ -18,6 +18,7 @@ from fspo_jax.episodes import batching, templates, tokenizers, trees
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.models import huggingface, scoring, transformer
 from fspo_jax.preferences import Preference
+from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
 from tests.training import two_sequences as plain
 
@@ -65,7 +66,7 @@ def opened(request, tmp_path_factory):
   plain.write_reference(folder, reference)
   config = huggingface.load_config(folder, attention_block=512)
   model = transformer.Transformer(config)
-  abstract = step_lib.abstract_params(model, _mesh())
+  abstract = state_lib.abstract_params(model, _mesh())
   params, frozen = (huggingface.load_params(f, config, abstract) for f in (folder, reference))
   formatter = templates.Formatter(ours, templates.HEADINGS)
   return Opened(request.param, (folder, reference), model, params, frozen, formatter, theirs)
@@ -119,7 +120,7 @@ def _step(opened, case):
   """The loss of a step, and the gradient that its optimizer gets."""
   step = _compiled(opened.model, _objective(case))
   params = jax.tree.map(jnp.copy, opened.params)  # a step donates them
-  state = step_lib.init_state(params, RULE, _mesh())
+  state = state_lib.init_state(params, RULE, _mesh())
   state, metrics = step(state, opened.frozen, _batch(opened.formatter, case.every))
   return float(metrics["loss"]), _named(state.opt_state.trace)
 

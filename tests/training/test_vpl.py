@@ -18,7 +18,8 @@ from fspo_jax.evaluation.variational import Variational
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.models import scoring, vpl
 from fspo_jax.preferences import Preference
-from fspo_jax.training import optimizer, step
+from fspo_jax.training import optimizer
+from fspo_jax.training import state as state_lib
 from fspo_jax.training import vpl as training
 from tests import tiny
 
@@ -154,7 +155,7 @@ class TestStep:
   def test_learns_who_asks(self, model, mesh):
     """Two kinds of user who like opposite things: told apart by their shots, and only by them."""
     update, rule = _step(model, mesh, steps=120, rate=1e-2)
-    reference = step.init_params(model, mesh, 0)
+    reference = state_lib.init_params(model, mesh, 0)
     state = _state(vpl.add_encoder(reference, CONFIG, mesh, seed=1), rule, mesh)
     rows = _rows(ShotsAsked(_opposites), SHOTS + 1, tokens=112, scored=80)
     for i in range(120):
@@ -170,7 +171,7 @@ class TestStep:
 
 def _state(params, rule, mesh):
   """A fresh state of copies: a step consumes it, and the reference stays."""
-  return step.init_state(jax.tree.map(lambda x: x.copy(), params), rule, mesh)
+  return state_lib.init_state(jax.tree.map(lambda x: x.copy(), params), rule, mesh)
 
 
 def _step(model, mesh, *, steps, rate=1e-3):

@@ -4,7 +4,7 @@
 
   config = huggingface.load_config(folder, param_dtype="bfloat16")
   model = transformer.Transformer(config)
-  params = huggingface.load_params(folder, config, step.abstract_params(model, mesh))
+  params = huggingface.load_params(folder, config, state.abstract_params(model, mesh))
   ...
   beside = huggingface.load_companions(folder)
   huggingface.save_model(exported, params, config, beside)  # of lora.merge(...), for adapters

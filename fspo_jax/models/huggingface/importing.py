@@ -77,7 +77,7 @@ def load_params(
   Args:
     directory: with `model.safetensors`, or `model.safetensors.index.json` and what it names.
     config: of the decoder, from `load_config`.
-    abstract: shapes, dtypes and shardings of its parameters, from `training.step.abstract_params`.
+    abstract: shapes, dtypes and shardings of its parameters, from `training.state.abstract_params`.
 
   Returns:
     The parameters, on the shardings and in the dtypes of `abstract`.
