@@ -19,6 +19,7 @@ import optax
 import pytest
 
 from fspo_jax import sharding
+from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
 from tests import tiny
 
@@ -38,9 +39,9 @@ def _step(mesh):
   # Everything can be split into eight.
   model = tiny.model(vocab_size=1024, heads=8, kv_heads=8, attention_block=512)
   rule = optax.GradientTransformation(lambda params: params, lambda gradient, *_: (gradient,) * 2)
-  places = jax.tree.map(lambda x: x.sharding, step_lib.abstract_params(model, mesh))
+  places = jax.tree.map(lambda x: x.sharding, state_lib.abstract_params(model, mesh))
   policy, reference = (jax.device_put(tiny.params(model, seed), places) for seed in (1, 0))
-  state = step_lib.init_state(jax.tree.map(jnp.copy, policy), rule, mesh)
+  state = state_lib.init_state(jax.tree.map(jnp.copy, policy), rule, mesh)
   update = step_lib.make_step(model, tiny.OBJECTIVE, rule, mesh, vocab_chunk=512, accumulate=1)
   batch = sharding.to_global(mesh, tiny.batch(tiny.rows(), 8))
   state, metrics = update(state, reference, batch)
