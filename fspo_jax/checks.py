@@ -36,6 +36,11 @@ def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> N
     )
   if min(asked, default=0) < 0 or stage.shots < 0 or stage.queries < 1:
     raise ValueError("numbers of shots are 0 or more, and queries 1 or more")
+  if bool(stage.row_tokens) != bool(stage.scored_tokens) or stage.row_episodes < 1:
+    raise ValueError(
+      f"row_tokens={stage.row_tokens}, scored_tokens={stage.scored_tokens} and row_episodes="
+      f"{stage.row_episodes}: expected both numbers of tokens or neither (0), and 1 episode"
+    )
   shards = sharding.batch_shards(mesh) * rows.accumulate
   if rows.rows_per_step % shards:
     raise ValueError(

@@ -22,7 +22,7 @@ from fspo_jax import data as data_lib
 from fspo_jax import reference as reference_lib
 from fspo_jax import rows as rows_lib
 from fspo_jax.datasets.synthetic import synthetic_dataset_builder as builder
-from fspo_jax.episodes import batching, tokenizers
+from fspo_jax.episodes import tokenizers
 from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter
 from fspo_jax.evaluation import calibration, contenders, evaluate
@@ -324,11 +324,7 @@ class Recipe:
     keys, mesh = self.config[name], self.plan.mesh
     objective = config_lib.objective(keys)
     rule = optimizer.make_optimizer(config_lib.optimizer(keys), keys.steps)
-    rows = batching.Rows(
-      self.plan.training[name], formatter, config_lib.layout(keys), config_lib.packing(keys)
-    )
-    if name == "preference" and self.config.vpl.use:
-      rows = rows_lib.shots_asked(rows, keys)
+    rows = rows_lib.of_stage(self.config, name, self.plan.training[name], formatter)
     update = updates.make(self.config, name, model, mesh, self.plan.seed(name))
     return loop.Stage(
       name=name,

@@ -90,6 +90,7 @@ def cached(
   """
   stage = c.preference
   keys, count = stage.reference_cache, stage.steps * stage.rows_per_step
+  whole = -(-stage.steps // stage.window_rows) * stage.window_rows * stage.rows_per_step
   pays = bool(keys.directory) or (rows.period is not None and rows.period < count)
   if keys.use == "off" or (keys.use == "auto" and (not pays or why_not(c))):
     return None
@@ -97,7 +98,7 @@ def cached(
     keys.directory or run / "reference_cache",
     _facts(c, rows, params, seed, str(made or c.data.path), _pairs(c, run)),
     rows,
-    count=count,
+    count=whole,  # a run's last windows are there, whether it has all of their rows or not
     model=model,
     params=params,
     mesh=mesh,

@@ -40,6 +40,8 @@ OVERRIDES = {
       "shots": SHOTS,
       "queries": 1,
       "rows_per_step": 1,
+      "row_episodes": 1,
+      "window_rows": 1,
       "row_tokens": 512,
       "scored_tokens": 384,
       "optimizer.warmup_steps": 1,
@@ -330,8 +332,17 @@ def test_a_world_s_set_is_made_and_trained_on(cache, tmp_path, experiment):
   changes |= {
     "preference.layout.description_queries": (),
     "evaluation.max_response_tokens": 16,
-    "sft.row_tokens": 1024,
-    "preference.row_tokens": 1024,
+    # Windows of rows whose lengths the texts decide, of which the first rows alone are read.
+    **{
+      f"{stage}.{key}": value
+      for stage in ("sft", "preference")
+      for key, value in {
+        "row_episodes": 2,
+        "window_rows": 8,
+        "row_tokens": 0,
+        "scored_tokens": 0,
+      }.items()
+    },
   }
   run = tmp_path / "run"
   status, out, err = _finish(_start(cache, run, changes, experiment=experiment))

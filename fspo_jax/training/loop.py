@@ -45,6 +45,7 @@ class LoopConfig:
     checkpoint_every: steps between checkpoints; the last step always has one.
     keep_checkpoints: how many are kept.
     data_threads: threads that make rows ahead.
+    window_rows: rows of a window, which come one after another; see `batching.batches`.
   """
 
   steps: int
@@ -54,9 +55,11 @@ class LoopConfig:
   checkpoint_every: int
   keep_checkpoints: int
   data_threads: int
+  window_rows: int = 1
 
   def __post_init__(self) -> None:
-    for field in ("steps", "rows_per_step", "accumulate", "log_every", "checkpoint_every"):
+    counts = ("steps", "rows_per_step", "window_rows", "accumulate", "log_every")
+    for field in (*counts, "checkpoint_every"):
       if getattr(self, field) < 1:
         raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
     if self.rows_per_step % self.accumulate:
@@ -232,6 +235,7 @@ def _run(
     rows_per_step=loop.rows_per_step,
     steps=loop.steps,
     start=start,
+    window_rows=loop.window_rows,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     threads=loop.data_threads,
