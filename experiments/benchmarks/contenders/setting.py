@@ -90,7 +90,7 @@ class Setting:
     """The decoder, the same for all."""
     types = {"dtype": self.dtype, "param_dtype": self.dtype}
     if self.model in MODELS:
-      keys = {"vocab_size": _tokenizer().vocab_size, **MODELS[self.model], **_SMALL}
+      keys = {"vocab_size": tokenizer().vocab_size, **MODELS[self.model], **_SMALL}
       return TransformerConfig(**keys, **_ROPE, **types)
     public = shapes.shape(self.model, attention_block=512, remat="none", **types)
     return dataclasses.replace(public, **_ROPE)
@@ -144,7 +144,7 @@ class _Stretched:
 
 
 @functools.cache
-def _tokenizer() -> tokenizers.Tokenizer:
+def tokenizer() -> tokenizers.Tokenizer:
   """That of the base that comes with the package: nothing has to be trained."""
   return tokenizers.load(ROOT / "fspo_jax" / "worlds" / "base" / "tokenizer.model")
 
@@ -163,22 +163,25 @@ def layouts(shots: int) -> tuple[Layout, Layout]:
   return Layout(shot_pairs=True, query_shots=(shots,)), Layout(query_shots=(shots,))
 
 
+def draw(setting: Setting) -> WorldEpisodes:
+  """Episode e of a setting."""
+  return WorldEpisodes(_world(setting.world), "train", setting.shots, 1, setting.seed)
+
+
 def task(setting: Setting) -> Task:
   """The episodes of a setting; a pure function of it."""
-  draw = WorldEpisodes(_world(setting.world), "train", setting.shots, 1, setting.seed)
-  episodes = [draw(i) for i in range(setting.episodes * setting.batches)]
-  return lay_out(setting, episodes)
+  return lay_out(setting, map(draw(setting), range(setting.episodes * setting.batches)))
 
 
 def lay_out(setting: Setting, episodes: Iterable[Episode]) -> Task:
   """Episodes in both layouts."""
   episodes = list(episodes)
-  formatter = templates.Formatter(_tokenizer())
+  formatter = templates.Formatter(tokenizer())
   every, paper = layouts(setting.shots)
   if setting.tokens:
     longest, _ = batching.largest(episodes.__getitem__, len(episodes), formatter, every)
     # Openings and ends do not grow, so that this is nearly the factor, and never too much.
-    stretched = _Stretched(_tokenizer(), setting.tokens / longest)
+    stretched = _Stretched(tokenizer(), setting.tokens / longest)
     formatter = templates.Formatter(stretched)  # type: ignore[arg-type]
   of_paper = [templates.build(episode, formatter, paper) for episode in episodes]
   return Task(
