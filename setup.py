@@ -57,6 +57,8 @@ setuptools.setup(
   ],
   extras_require={
     "beam": BEAM,
+    # What experiments/benchmarks compares with.
+    "bench": ["google-tunix>=0.1.7", "torch>=2.6.0", "transformers>=5.0.0", "trl>=1.16.0"],
     "browser": ["selenium>=4.35.0"],  # of tests, with theirs, and a chromium with its driver
     "cuda": ["jax[cuda13]>=0.9.0"],
     "embed": ["sentence-transformers>=5.0.0"],
