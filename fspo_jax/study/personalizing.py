@@ -97,11 +97,7 @@ class LoadedModels:
   ) -> Float[np.ndarray, "contexts pairs"]:
     """See `Models`: the sigmoid of the difference of implicit rewards, scaled."""
     model = self._load(self._settings.arms[0].path)
-    margins = []
-    for shots, asked in zip(contexts, pairs, strict=True):
-      rewards = [model.rank(shots, p.prompt, [p.chosen, p.rejected]) for p in asked]
-      margins.append([float(first - second) for first, second in rewards])
-    return scipy.special.expit(self._settings.labels.scale * np.asarray(margins))
+    return scipy.special.expit(self._settings.labels.scale * model.margins(contexts, pairs))
 
 
 def do(flow: Flow, models: Models, job: Job) -> None:

@@ -157,8 +157,13 @@ def test_a_real_model_answers_and_one_without_preferences_cannot_choose(tmp_path
 
 def test_predictions_are_sigmoids_of_rewards(study):
   class Ranking:
-    def rank(self, shots, prompt, responses):
-      return np.array([len(responses[0]), len(responses[1])]) * (1 + len(shots))
+    def margins(self, contexts, pairs):
+      return np.array(
+        [
+          [(len(p.chosen) - len(p.rejected)) * (1 + len(shots)) for p in own]
+          for shots, own in zip(contexts, pairs, strict=True)
+        ]
+      )
 
   labels = dataclasses.replace(study.settings.labels, scale=0.5)
   models = personalizing.LoadedModels(dataclasses.replace(study.settings, labels=labels))
