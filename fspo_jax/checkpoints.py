@@ -113,7 +113,7 @@ class Checkpoints:
     items = {"params": ocp.args.StandardSave(params), "metadata": ocp.args.JsonSave(metadata)}
     if opt_state is not None:
       items["opt_state"] = ocp.args.StandardSave(opt_state)
-    self._wait_for_seal()
+    self.wait()  # raises where the last one failed, whose seal would not come
     self._manager.save(step, args=ocp.args.Composite(**items))
     self._broken[step] = None
     if processes.first():
