@@ -195,7 +195,10 @@ def test_a_rank_is_the_implicit_reward_of_plain_sequences(
 
 def test_margins_of_many_are_differences_of_ranks(personalizer, shots):
   contexts = [shots[: i % (len(shots) + 1)] for i in range(10)]  # more than are scored at once
-  pairs = [[Preference(f"{PROMPT} {i}", *RESPONSES[:2]), shots[0]] for i in range(10)]
+  pairs = [
+    [Preference(f"{PROMPT} {i}", *RESPONSES[:2]), Preference("So?", *RESPONSES[1::-1])]
+    for i in range(10)
+  ]
   found = personalizer.margins(contexts, pairs)
   for known, own, margins in zip(contexts, pairs, found, strict=True):
     ranks = [personalizer.rank(known, p.prompt, [p.chosen, p.rejected]) for p in own]
