@@ -61,7 +61,9 @@ class Base:
   @property
   def model(self) -> transformer.Transformer:
     """The decoder."""
-    return transformer.Transformer(config_lib.transformer(self.config, self.tokenizer.vocab_size))
+    shape = config_lib.transformer(self.config, self.tokenizer.vocab_size)
+    # What it was trained with is of the devices there.
+    return transformer.Transformer(dataclasses.replace(shape, attention="xla"))
 
   @property
   def formatter(self) -> Formatter:

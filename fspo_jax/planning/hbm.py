@@ -6,7 +6,8 @@ As XLA's own cost analysis counts: what an instruction reads and writes, fusions
 the slice alone; but loop bodies as often as they go round, and nothing of what lies in the fast
 memory beside the compute units (`S(1)` in a layout). It is what the program as it was compiled is
 charged with, no bound of what another could do; a fusion beside which a collective goes on is also
-charged with the collective's arrays.
+charged with the collective's arrays. A kernel (`models.tree_flash`) is charged with its arrays
+once, though it reads keys and values again for each block of queries.
 """
 
 from __future__ import annotations

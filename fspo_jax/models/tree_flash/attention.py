@@ -95,10 +95,15 @@ def attention(
 
   Returns:
     The attended values.
+
+  Raises:
+    ValueError: the blocks are those of other rows, or of other sizes.
   """
   rows, found, heads, depth = q.shape
   kv_heads, parts = k.shape[2], sharding.context_shards()
-  length = blocks.padded_length(found, block)
+  length, listed = blocks.padded_length(found, block), tree.start.shape[-1] * parts * block
+  if listed != length:
+    raise ValueError(f"tree: found blocks of {listed} tokens, expected {length} with block={block}")
 
   def padded(x: Array) -> Array:
     return jnp.pad(x, ((0, 0), (0, length - found), *((0, 0),) * (x.ndim - 2)))

@@ -31,8 +31,7 @@ def backward(
   rules: Rules,
 ) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N K D"], Float[Array, "B N K D"]]:
   """The gradients of queries, keys and values."""
-  means = jnp.einsum("bngqd,bngqd->bngq", d_out, out, preferred_element_type=jnp.float32)
-  means = means[:, :, :, None]
+  means = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)[:, :, :, None]
   given = (q, k, v, d_out, log_sums, means, mask, rules)
   return _queries(*given), *_keys(*given)
 
