@@ -23,7 +23,7 @@ from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags
 
-from fspo_jax import checks, data, preemption, processes, recipe
+from fspo_jax import checks, compiled, data, preemption, processes, recipe
 from fspo_jax.episodes.batching import RowOverflowError
 from fspo_jax.synthesis import pipeline
 from fspo_jax.synthesis.jobs import parse_shard
@@ -142,6 +142,7 @@ def main(argv: list[str]) -> int:
   except (ValueError, OSError, ImportError, WorkdirError) as error:
     print(f"fspo_jax: cannot start: {error}", file=sys.stderr)
     return 2
+  compiled.keep(workdir.path / "compiled")
   try:
     if factory is not None and _BEAM.value:
       pipeline.run_beam(factory, workdir.path / "synthesis", _BEAM.value)

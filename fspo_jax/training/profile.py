@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 WARM = 2  # steps of a process before the trace: they compile
 DATA, DISPATCH, DEVICE = "waiting for data", "dispatching", "waiting for the device"
-PASSES = ("forward", "backward", "reference")
+PASSES = ("forward", "backward", "reference", "neither")
 
 # What an operation is for, by the scopes that it comes from: the first that matches.
 _PARTS = (
@@ -86,7 +86,9 @@ class Meaning:
     """One of `PASSES`: a gradient's operations are transposed, and the policy's are of a jvp."""
     if "reference" in self.scopes:
       return "reference"
-    return "backward" if re.search(r"transpose\(|optimizer", self.scopes) else "forward"
+    if "transpose(" in self.scopes:
+      return "backward"
+    return "forward" if "jvp(" in self.scopes else "neither"
 
 
 def span(name: str) -> contextlib.AbstractContextManager[None]:

@@ -186,7 +186,7 @@ def test_a_profile_says_where_the_time_goes_and_changes_nothing(uninterrupted, t
   assert text.startswith(f"preference, steps {profile.WARM + 1} to {profile.WARM + 3}, ")
   share = {}
   for line in text.splitlines():
-    if match := re.match(r"(\w[\w ]*\w)\s{2,}([\d.]+)%((?:\s+[\d.]+%){3})$", line):
+    if match := re.match(r"(\w[\w ]*\w)\s{2,}([\d.]+)%((?:\s+[\d.]+%){4})$", line):
       share[match[1]] = float(match[2])
       passes = [float(one.rstrip("%")) for one in match[3].split()]
       assert sum(passes) == pytest.approx(share[match[1]], abs=0.2)
