@@ -189,13 +189,14 @@ def differences(
   """
   scores = ("chosen", "rejected", "ref_chosen", "ref_rejected")
   gradients = [key for key in found if key.startswith("gradient/")]
-  apart = {"logprobs": max(_apart(found[k], expected[k], np.abs(expected[k])) for k in scores)}
+  by_key = [_apart(found[k], expected[k], np.abs(expected[k])) for k in scores]
+  apart = {"logprobs": float(np.max(by_key))}  # unlike max, not a number if any is not
   if gradients:
     missing = {key for key in expected if key.startswith("gradient/")} ^ set(gradients)
     if missing:
       raise BenchmarkError(f"{name}: found other tensors than paper_layout: {sorted(missing)}")
-    by_key = (_apart(found[k], expected[k], np.abs(expected[k]).max()) for k in gradients)
-    apart["gradient"] = max(by_key)
+    by_key = [_apart(found[k], expected[k], np.abs(expected[k]).max()) for k in gradients]
+    apart["gradient"] = float(np.max(by_key))
   for key, limit in zip(("logprobs", "gradient"), _TOLERANCE[dtype], strict=True):
     if not apart.get(key, 0.0) <= limit:  # nor not a number
       raise BenchmarkError(f"{name}: {key} differ from paper_layout by {apart[key]:.2g} > {limit}")

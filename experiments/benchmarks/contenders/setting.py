@@ -173,16 +173,30 @@ def task(setting: Setting) -> Task:
   return lay_out(setting, map(draw(setting), range(setting.episodes * setting.batches)))
 
 
+def _stretched(tokens: int, episodes: list[Episode], layout: Layout) -> templates.Formatter:
+  """Text to ids so that the largest tree has about so many tokens."""
+
+  def formatter(factor: float) -> templates.Formatter:
+    return templates.Formatter(_Stretched(tokenizer(), factor))  # type: ignore[arg-type]
+
+  # Openings and ends do not grow: what one factor more adds is text.
+  once, twice = (
+    batching.largest(episodes.__getitem__, len(episodes), formatter(factor), layout)[0]
+    for factor in (1, 2)
+  )
+  factor = 1 + (tokens - once) / (twice - once)
+  if factor <= 0:
+    raise ValueError(f"tokens={tokens}: found {2 * once - twice} that are no text, expected more")
+  return formatter(factor)
+
+
 def lay_out(setting: Setting, episodes: Iterable[Episode]) -> Task:
   """Episodes in both layouts."""
   episodes = list(episodes)
   formatter = templates.Formatter(tokenizer())
   every, paper = layouts(setting.shots)
   if setting.tokens:
-    longest, _ = batching.largest(episodes.__getitem__, len(episodes), formatter, every)
-    # Openings and ends do not grow, so that this is nearly the factor, and never too much.
-    stretched = _Stretched(tokenizer(), setting.tokens / longest)
-    formatter = templates.Formatter(stretched)  # type: ignore[arg-type]
+    formatter = _stretched(setting.tokens, episodes, every)
   of_paper = [templates.build(episode, formatter, paper) for episode in episodes]
   return Task(
     trees=[templates.build(episode, formatter, every) for episode in episodes],
