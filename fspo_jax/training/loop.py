@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 import optax
 
 from fspo_jax import checkpoints as checkpoints_lib
@@ -26,6 +27,8 @@ _LOG = logging.getLogger(__name__)
 # The policy's own forward pass against the reference's is the same program on the same numbers;
 # this leaves room for nothing but a different order of sums.
 _STEP0_TOLERANCE = 1e-3  # nats
+
+_DROPPED = "data/dropped_shots"  # since the last row of the metrics file
 
 
 class TrainingError(RuntimeError):
@@ -141,21 +144,25 @@ class _Reader:
     stage: Stage,
     writer: metrics_lib.Writer,
     saved: checkpoints_lib.Checkpoints,
+    dropped: float,
   ) -> None:
     self._stage, self._writer, self._saved = stage, writer, saved
-    self._pending: tuple[int, Any, dict[str, float]] | None = None
+    self.dropped = dropped  # shots, since the last row of the file
+    self._pending: tuple[int, Any] | None = None
 
-  def push(self, step: int, metrics: Any, extra: dict[str, float]) -> dict[str, float] | None:
-    values, self._pending = self.flush(), (step, metrics, extra)
+  def push(self, step: int, metrics: Any) -> dict[str, float] | None:
+    values, self._pending = self.flush(), (step, metrics)
     return values
 
   def flush(self) -> dict[str, float] | None:
     """Checks and writes the pending step; gives its values."""
     if self._pending is None:
       return None
-    step, metrics, extra = self._pending
+    step, metrics = self._pending
     self._pending = None
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    self.dropped += values[_DROPPED]
+    values[_DROPPED] = self.dropped
     bad = sorted(name for name, value in values.items() if not math.isfinite(value))
     if bad:
       self._writer.write(step, values)
@@ -168,8 +175,18 @@ class _Reader:
     if step == 1 and self._stage.objective.needs_reference:
       check_step0(self._stage.objective, values)
     if self._stage.loop.logs(step):
-      self._writer.write(step, values | extra)
+      self._writer.write(step, values)
+      self.dropped = 0.0
     return values
+
+
+@jax.jit
+def _of_data(batch: batching.TreeBatch) -> dict[str, Array]:
+  """What a global batch, of all processes, says of the data."""
+  return {
+    "data/padding_fraction": batching.padding(batch).mean(),
+    _DROPPED: batch.dropped_shots.sum(),
+  }
 
 
 def train(stage: Stage, initial_params: Any, frozen: Any | None) -> Any:
@@ -237,28 +254,21 @@ def _run(
     threads=loop.data_threads,
   )
   writer = metrics_lib.writer(stage.directory / "metrics", stage.name, start)
-  reader = _Reader(stage, writer, saved)
+  reader = _Reader(stage, writer, saved, dropped)
   try:
     with metrics_lib.progress_bar() as bar, preemption.watch() as watch:
       task = bar.add_task(stage.name, total=loop.steps, completed=start, note="")
       for step, batch in enumerate(data, start=start + 1):
-        state, metrics = stage.step(state, frozen, sharding.to_global(mesh, batch))
-        dropped += float(batch.dropped_shots.sum())
-        values = reader.push(
-          step,
-          metrics,
-          {
-            "data/padding_fraction": batching.padding_fraction(batch),
-            "data/dropped_shots": dropped,  # since the last row of the file
-          },
-        )
-        dropped = 0.0 if loop.logs(step) else dropped
+        batch = sharding.to_global(mesh, batch)
+        of_data = _of_data(batch)
+        state, metrics = stage.step(state, frozen, batch)
+        values = reader.push(step, metrics | of_data)
         bar.update(task, completed=step, note=_note(values))
         told = watch.after(step)
         if step % loop.checkpoint_every == 0 or step == loop.steps or told:
           reader.flush()  # nothing that is not a number is ever saved
           facts = {} if stage.adapters is None else {"adapters": stage.adapters}
-          facts |= {"dropped_shots": dropped} if dropped else {}
+          facts |= {"dropped_shots": reader.dropped} if reader.dropped else {}
           saved.save(step, state.params, state.opt_state, stage.config, stage.tokenizer, facts)
           _LOG.info("%s: step %d of %d  %s", stage.name, step, loop.steps, _note(values))
         if told:
