@@ -27,7 +27,8 @@ def get_config():
   c.model.layers, c.model.width, c.model.heads, c.model.kv_heads, c.model.mlp = 1, 32, 1, 1, 32
   c.model.attention_block = 1024
   c.sft.shots, c.sft.steps, c.sft.rows_per_step, c.sft.queries = 2, 3, 4, 1
-  c.sft.row_tokens, c.sft.scored_tokens, c.sft.log_every = 448, 320, 1
+  c.sft.row_episodes, c.sft.window_rows = 2, 4
+  c.sft.row_tokens, c.sft.scored_tokens, c.sft.log_every = 368, 240, 1
   c.sft.layout.query_shots = (2,)
   c.sft.optimizer.name = "adamw"
   c.sft.optimizer.warmup_steps = 0
@@ -79,6 +80,9 @@ def test_two_processes_train_what_one_does(tmp_path):
   assert len(rows["one"]) == len(rows["two"]) == 3
   for ours, theirs in zip(rows["two"], rows["one"], strict=True):
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    # Of the rows of both, not of those of the process that writes.
+    assert ours["data/padding_fraction"] == pytest.approx(theirs["data/padding_fraction"])
+    assert ours["data/dropped_shots"] == theirs["data/dropped_shots"] > 0
   assert "stage sft: finished" in said[0] and "stage" not in said[1]
   one, two = (Writer.load(tmp_path / name / "checkpoints" / "sft").params for name in rows)
   for ours, theirs in zip(tiny.flat(two).values(), tiny.flat(one).values(), strict=True):

@@ -12,7 +12,7 @@ import threading
 from typing import NamedTuple
 
 import grain
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from fspo_jax.episodes import templates, trees, windows
@@ -389,10 +389,13 @@ def batches(
       yield stack(list(row_of_each))
 
 
-def padding_fraction(batch: TreeBatch) -> float:
-  """The part of a batch's tokens that are padding (position 0 and not the root of a tree)."""
-  size = batch.tokens.shape[-1]
-  index = np.arange(size)
+def padding(batch: TreeBatch) -> Bool[np.ndarray, "B L"]:
+  """Which of a batch's tokens are padding: position 0, and not the root of a tree."""
   # A padding token's subtree is itself and its position 0; a root's subtree is its whole tree.
-  padding = (batch.positions == 0) & (batch.subtree_end == index + 1)
-  return float(np.mean(padding))
+  index = np.broadcast_to(np.arange(batch.tokens.shape[-1]), batch.tokens.shape)
+  return (batch.positions == 0) & (batch.subtree_end == index + 1)
+
+
+def padding_fraction(batch: TreeBatch) -> float:
+  """The part of a batch's tokens that are padding."""
+  return float(np.mean(padding(batch)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 import optax
 
 from fspo_jax import checkpoints as checkpoints_lib
@@ -27,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 # The policy's own forward pass against the reference's is the same program on the same numbers;
 # this leaves room for nothing but a different order of sums.
 _STEP0_TOLERANCE = 1e-3  # nats
+
+_DROPPED = "data/dropped_shots"  # since the last row of the metrics file
 
 
 class TrainingError(RuntimeError):
@@ -144,22 +147,26 @@ class _Reader:
     stage: Stage,
     writer: metrics_lib.Writer,
     saved: checkpoints_lib.Checkpoints,
+    dropped: float,
   ) -> None:
     self._stage, self._writer, self._saved = stage, writer, saved
-    self._pending: tuple[int, Any, dict[str, float]] | None = None
+    self.dropped = dropped  # shots, since the last row of the file
+    self._pending: tuple[int, Any] | None = None
 
-  def push(self, step: int, metrics: Any, extra: dict[str, float]) -> dict[str, float] | None:
-    values, self._pending = self.flush(), (step, metrics, extra)
+  def push(self, step: int, metrics: Any) -> dict[str, float] | None:
+    values, self._pending = self.flush(), (step, metrics)
     return values
 
   def flush(self) -> dict[str, float] | None:
     """Checks and writes the pending step; gives its values."""
     if self._pending is None:
       return None
-    step, metrics, extra = self._pending
+    step, metrics = self._pending
     self._pending = None
     with profile_lib.span(profile_lib.DEVICE):
       values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    self.dropped += values[_DROPPED]
+    values[_DROPPED] = self.dropped
     bad = sorted(name for name, value in values.items() if not math.isfinite(value))
     if bad:
       self._writer.write(step, values)
@@ -172,8 +179,18 @@ class _Reader:
     if step == 1 and self._stage.objective.needs_reference:
       check_step0(self._stage.objective, values)
     if self._stage.loop.logs(step):
-      self._writer.write(step, values | extra)
+      self._writer.write(step, values)
+      self.dropped = 0.0
     return values
+
+
+@jax.jit
+def _of_data(batch: batching.TreeBatch) -> dict[str, Array]:
+  """What a global batch, of all processes, says of the data."""
+  return {
+    "data/padding_fraction": batching.padding(batch).mean(),
+    _DROPPED: batch.dropped_shots.sum(),
+  }
 
 
 def train(stage: Stage, initial_params: Any, frozen: Any | None) -> Any:
@@ -241,7 +258,7 @@ def _run(
     threads=loop.data_threads,
   )
   writer = metrics_lib.writer(stage.directory / "metrics", stage.name, start)
-  reader = _Reader(stage, writer, saved)
+  reader = _Reader(stage, writer, saved, dropped)
   recorder = profile_lib.Recorder(stage.directory / "profile", stage.name, start, stage.profile)
   try:
     with metrics_lib.progress_bar() as bar, preemption.watch() as watch:
@@ -249,22 +266,17 @@ def _run(
       for step, batch in enumerate(profile_lib.waited_for(data), start=start + 1):
         with profile_lib.span(profile_lib.DISPATCH):
           placed = sharding.to_global(mesh, batch)
+          of_data = _of_data(placed)
           state, metrics = stage.step(state, frozen, placed)
-        dropped += float(batch.dropped_shots.sum())
-        extra = {
-          "data/padding_fraction": batching.padding_fraction(batch),
-          "data/dropped_shots": dropped,  # since the last row of the file
-        }
-        values = reader.push(step, metrics, extra)
+        values = reader.push(step, metrics | of_data)
         recorder.after(step, stage.step, state, frozen, placed)
-        dropped = 0.0 if loop.logs(step) else dropped
         bar.update(task, completed=step, note=_note(values))
         told = watch.told()
         if step % loop.checkpoint_every == 0 or step == loop.steps or told:
           reader.flush()  # nothing that is not a number is ever saved
           writer.keep()
           facts = {} if stage.adapters is None else {"adapters": stage.adapters}
-          facts |= {"dropped_shots": dropped} if dropped else {}
+          facts |= {"dropped_shots": reader.dropped} if reader.dropped else {}
           saved.save(step, state.params, state.opt_state, stage.config, stage.tokenizer, facts)
           _LOG.info("%s: step %d of %d  %s", stage.name, step, loop.steps, _note(values))
         if told:

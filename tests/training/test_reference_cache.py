@@ -115,6 +115,26 @@ def test_rows_bring_what_the_reference_says_of_them(full):
     np.testing.assert_array_equal(batch._asdict()[name], values, err_msg=name)
 
 
+def test_rows_of_windows_bring_their_own_in_any_order(tmp_path):
+  """Windows of two rows, whose episodes change places; a run of odd steps ends within one."""
+  sizes = {"shots": 1, "queries": 1, "episodes": 2, "tokens": 512, "scored_tokens": 384}
+  packing = batching.Packing.of(ROWS.layout, **sizes, window_rows=2)
+  rows = dataclasses.replace(ROWS, packing=packing)
+  alone = dataclasses.replace(ROWS, packing=dataclasses.replace(packing, window_rows=1))
+  moved = [i for i in range(8) if (rows(i).tokens != alone(i).tokens).any()]
+  assert moved
+  cached = _fill(tmp_path, rows, count=8)
+  batches = batching.batches(cached, rows_per_step=2, steps=3, window_rows=2, threads=0)
+  seen = []
+  for batch in batches:
+    expected = scoring.segment_scores(MODEL, tiny.params(MODEL), batch, chunk=512).logprob
+    np.testing.assert_allclose(batch.reference, expected, rtol=1e-6)
+    seen += batch.row.tolist()
+  assert seen == [0, 2, 1, 3, 4, 6]
+  with pytest.raises(reference_cache.ReferenceCacheError, match="is not the one that"):
+    dataclasses.replace(cached, rows=alone)(moved[0])
+
+
 def _losses(rows, frozen, name, accumulate):
   """The metrics of four steps from the reference's parameters."""
   mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
