@@ -62,6 +62,15 @@ _REFUSED = {
     {"sft.lora.dropout": 0.1},
     r"sft: lora\.dropout=0\.1: found lora\.rank=0",
   ),
+  "rows of half a size": (
+    {"sft.row_tokens": 0},
+    r"sft: row_tokens=0, scored_tokens=512 and row_episodes=1: expected both",
+  ),
+  "rows without episodes": (
+    {"preference.row_episodes": 0},
+    r"preference: row_tokens=768, scored_tokens=512 and row_episodes=0: expected both",
+  ),
+  "windows without rows": ({"sft.window_rows": 0}, r"sft: window_rows=0 must be at least 1"),
   "adapters of no matrix": (
     {"preference.lora.rank": 4, "preference.lora.projections": ("q", "w")},
     r"preference: lora\.projections=\('q', 'w'\): expected one or more distinct ones of",

@@ -96,13 +96,13 @@ def inputs(
 
 
 def work(c: ml_collections.ConfigDict, name: str, model: transformer.Transformer) -> Work:
-  """What a stage's step does."""
-  keys = c[name]
+  """What a stage's step does; ValueError where only texts could tell how long its rows are."""
+  keys, packing = c[name], config_lib.packing(c[name])
   return Work(
     model=model.config,
     rows=keys.rows_per_step,
-    tokens=keys.row_tokens,
-    scored=keys.scored_tokens,
+    tokens=packing.tokens,
+    scored=packing.scored_tokens,
     scores_reference=config_lib.objective(keys).needs_reference and not _cached(c, name),
     moments={"adamw": 2, "rmsprop": 1, "muon": 1}[keys.optimizer.name],
     trains_all=not keys.lora.rank,

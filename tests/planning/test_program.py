@@ -92,6 +92,15 @@ def test_shapes_are_those_of_a_real_state_and_batch():
   assert given.frozen is not None
 
 
+def test_rows_whose_length_the_texts_decide_cannot_be_planned():
+  c = measured.step_config()
+  c.preference.row_tokens = c.preference.scored_tokens = 0
+  model = transformer.Transformer(config.transformer(c, 1))
+  for plan in (program.work, lambda *args: program.inputs(*args, sharding.one_device())):
+    with pytest.raises(ValueError, match="row_tokens=0: found nothing that says how long rows are"):
+      plan(c, "preference", model)
+
+
 def test_candidates_split_everything_evenly_and_the_likeliest_is_first():
   work = dataclasses.replace(_traced("full")[2], rows=8)
   chip = hardware.CHIPS["v5e"]
