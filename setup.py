@@ -7,13 +7,14 @@ import pathlib
 import setuptools
 
 README = pathlib.Path(__file__).parent / "README.md"
-# The pipeline on a cluster, tokenizers and chat templates of other models, language models behind
-# HTTP, the data sets that come as parquet, the human study's server.
+# The pipeline on a cluster, runs in a Cloud Storage bucket, tokenizers and chat templates of other
+# models, language models behind HTTP, the data sets that come as parquet, the human study's server.
 BEAM = ["apache-beam>=2.77.0"]
-HF = ["jinja2>=3.1.6", "tokenizers>=0.22.0"]
+GCS = ["gcsfs>=2025.9.0"]
+HF = ["tokenizers>=0.22.0"]
 LLM = ["openai>=3.54.0"]
 PARQUET = ["pyarrow>=18.0.0"]
-STUDY = ["jinja2>=3.1.6", "starlette>=1.10.0", "uvicorn>=0.35.0"]
+STUDY = ["starlette>=1.10.0", "uvicorn>=0.35.0"]
 
 setuptools.setup(
   name="fspo_jax",
@@ -27,6 +28,7 @@ setuptools.setup(
   package_data={
     "fspo_jax.datasets": ["*/README.md", "*/CITATIONS.bib", "*/TAGS.txt"],
     "fspo_jax.evaluation": ["*.csv"],
+    "fspo_jax.pages": ["*.css", "*.html"],
     "fspo_jax.study": ["schema.sql", "static/*", "templates/*"],
     "fspo_jax.worlds": ["base/*"],
   },
@@ -39,6 +41,7 @@ setuptools.setup(
     "importlib_resources>=6.5.2",  # tensorflow-datasets needs it and does not ask for it.
     "jax>=0.9.0",
     "jaxtyping>=0.3.4",
+    "jinja2>=3.1.6",
     "matplotlib>=3.10.0",
     "ml-collections>=1.1.0",
     "numpy>=2.1.0",
@@ -54,24 +57,30 @@ setuptools.setup(
   ],
   extras_require={
     "beam": BEAM,
+    # What experiments/benchmarks compares with.
+    "bench": ["google-tunix>=0.1.7", "torch>=2.6.0", "transformers>=5.0.0", "trl>=1.16.0"],
     "browser": ["selenium>=4.35.0"],  # of tests, with theirs, and a chromium with its driver
     "cuda": ["jax[cuda13]>=0.9.0"],
     "embed": ["sentence-transformers>=5.0.0"],
+    "gcs": GCS,
     "hf": HF,
     "llm": LLM,
     "parity": ["peft>=0.18.0", "torch>=2.6.0", "transformers>=5.0.0"],  # of tests, with theirs
     "parquet": PARQUET,
     "study": STUDY,
-    "tpu": ["jax[tpu]>=0.9.0"],
+    "tpu": ["jax[tpu]>=0.9.0", *GCS],  # a pod's own disks go with it
     "tpu-plan": ["jax[tpu]>=0.9.0"],  # the TPU compiler that is of its jax; it needs no TPU
     "dev": [
       *BEAM,
+      *GCS,
       *HF,
       *LLM,
       *PARQUET,
       *STUDY,
+      "gcp-storage-emulator>=2024.8.3",
       "httpx2>=2.0.0",
       "hypothesis>=6.140.0",
+      "markdown-it-py>=3.0.0",
       "pytest>=8.4.0",
       "pytest-xdist>=3.8.0",
       "ruff>=0.14.0",

@@ -4,7 +4,8 @@ r"""FSPO with LoRA from a Llama, Mistral, Qwen or Gemma, in the layout of Huggin
 
 The folder after the colon has `config.json`, safetensors, and the tokenizer. It is asked in the
 paper's headings; `--config.template=chat` asks it in its own chat template. The users here are
-those of the reviews world, which needs no data; for your own, stored as a set (see the README):
+those of the reviews world, which needs no data; for your own, stored as a set
+(fspo_jax/datasets/README.md):
 
 python -m fspo_jax.main --config=experiments/hugging_face.py:FOLDER --workdir=runs/mine \
   --config.data.name=user_set --config.data.path=SET

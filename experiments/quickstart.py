@@ -10,7 +10,7 @@ import itertools
 
 import ml_collections
 
-from fspo_jax import config
+from fspo_jax import config, presets
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -19,12 +19,14 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.layers = 2
 
   c.sft.steps = 250
-  c.sft.row_tokens = 640
-  c.sft.scored_tokens = 384
+  presets.share_rows(c.sft)
+  c.sft.row_tokens = 1216
+  c.sft.scored_tokens = 672
 
   c.preference.steps = 1800
-  c.preference.row_tokens = 656
-  c.preference.scored_tokens = 432
+  presets.share_rows(c.preference)
+  c.preference.row_tokens = 1200
+  c.preference.scored_tokens = 784
   # With beta 0.5 DPO asks for about the margins of a calibrated generative model, which the
   # likelihood of the chosen responses pulls towards as well.
   c.preference.loss.name = "dpo"

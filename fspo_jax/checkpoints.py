@@ -8,7 +8,7 @@ import base64
 from collections.abc import Mapping
 import hashlib
 import logging
-import pathlib
+import os
 import threading
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fspo_jax import processes, seals
+from fspo_jax import paths, processes, seals
 
 _LOG = logging.getLogger(__name__)
-_POLL_SECONDS = 0.05
+_POLL_SECONDS, _BUCKET_POLL_SECONDS = 0.05, 1.0
 
 
 class Restored(NamedTuple):
@@ -40,8 +40,8 @@ class Checkpoints:
   (see `seals`): one whose files are not what was written is passed over, and said to be.
   """
 
-  def __init__(self, directory: str | pathlib.Path, *, keep: int = 2) -> None:
-    self.directory = pathlib.Path(directory).absolute()
+  def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2) -> None:
+    self.directory = paths.path(directory)
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
@@ -113,7 +113,7 @@ class Checkpoints:
     items = {"params": ocp.args.StandardSave(params), "metadata": ocp.args.JsonSave(metadata)}
     if opt_state is not None:
       items["opt_state"] = ocp.args.StandardSave(opt_state)
-    self._wait_for_seal()
+    self.wait()  # raises where the last one failed, whose seal would not come
     self._manager.save(step, args=ocp.args.Composite(**items))
     self._broken[step] = None
     if processes.first():
@@ -122,10 +122,16 @@ class Checkpoints:
 
   def _seal(self, step: int) -> None:
     """Waits in the background until a checkpoint is there, and seals it."""
-    while not (self.directory / str(step)).is_dir():  # it gets this name when it is finished
-      if self._closing.wait(_POLL_SECONDS) and not (self.directory / str(step)).is_dir():
+    poll = _BUCKET_POLL_SECONDS if paths.in_bucket(self.directory) else _POLL_SECONDS
+    while not self._is_finished(step):
+      if self._closing.wait(poll) and not self._is_finished(step):
         return
     seals.write(self.directory, step)
+
+  def _is_finished(self, step: int) -> bool:
+    """Whether a checkpoint is there: it has got its name, and in a bucket also Orbax's mark."""
+    made = self.directory / str(step)
+    return made.is_dir() and ocp.utils.is_checkpoint_finalized(made)
 
   def _wait_for_seal(self) -> None:
     if self._sealing is not None:

@@ -15,6 +15,7 @@ from fspo_jax import config as config_lib
 from fspo_jax import rows as rows_lib
 from fspo_jax.episodes.templates import Role
 from fspo_jax.evaluation import evaluate
+from fspo_jax.models import tree_flash
 from fspo_jax.training import optimizer
 
 
@@ -35,6 +36,11 @@ def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> N
     )
   if min(asked, default=0) < 0 or stage.shots < 0 or stage.queries < 1:
     raise ValueError("numbers of shots are 0 or more, and queries 1 or more")
+  if bool(stage.row_tokens) != bool(stage.scored_tokens) or stage.row_episodes < 1:
+    raise ValueError(
+      f"row_tokens={stage.row_tokens}, scored_tokens={stage.scored_tokens} and row_episodes="
+      f"{stage.row_episodes}: expected both numbers of tokens or neither (0), and 1 episode"
+    )
   shards = sharding.batch_shards(mesh) * rows.accumulate
   if rows.rows_per_step % shards:
     raise ValueError(
@@ -71,6 +77,16 @@ def _check_mesh(c: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
           f"mesh.{axis}={mesh.shape[axis]} does not divide {key}={size}, which it splits: "
           f"{size} = {size // mesh.shape[axis]} x {mesh.shape[axis]} + {size % mesh.shape[axis]}"
         )
+
+
+def _check_attention(c: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+  """Refuses kernels that the devices, the shape or a method cannot have."""
+  tree_flash.check(config_lib.transformer(c, vocab_size=1), mesh)
+  if c.model.attention != "xla" and "user_lora" in c.evaluation.methods:
+    raise ValueError(
+      f"model.attention={c.model.attention!r} and the method 'user_lora' in evaluation.methods: "
+      "users are trained side by side, which the kernels cannot; expected 'xla'"
+    )
 
 
 def _check_stages(stages: tuple[str, ...]) -> None:
@@ -172,6 +188,7 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
   rows_lib.check(c)
   mesh = sharding.make_mesh(**c.mesh)
   _check_mesh(c, mesh)
+  _check_attention(c, mesh)
   for name in ("sft", "preference"):
     try:
       _check_stage(c[name], mesh)

@@ -110,7 +110,11 @@ def default() -> ml_collections.ConfigDict:
   c.model.tied = True  # the head is the embedding table
   c.model.rope_theta = 500_000.0
   c.model.norm_eps = 1e-5
-  c.model.attention_block = 128  # queries per block of tree attention
+  # Tree attention: 'xla' anywhere, also on GPUs, which have no kernel here; 'pallas_tpu': kernels
+  # for TPUs that skip blocks that nobody sees, compiled ahead of time and tested interpreted, but
+  # not run on a TPU so far; 'pallas_interpret': the same anywhere, slowly, for tests.
+  c.model.attention = "xla"
+  c.model.attention_block = 128  # queries per block; 'pallas_tpu': keys too, a multiple of 128
   c.model.remat = "none"  # 'none', 'dots' or 'full': what the backward pass recomputes
   c.model.dtype = "float32"  # of the computation
   c.model.param_dtype = "float32"
@@ -277,9 +281,13 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.shots = 8  # preferences in an episode's context
   c.queries = 1  # preferences scored after them
   c.rows_per_step = 4  # rows of the global batch
-  c.row_episodes = 1  # episodes packed in a row
-  c.row_tokens = 768  # tokens of a row
-  c.scored_tokens = 512  # scored tokens of a row
+  # A window of `window_rows` rows shares `row_episodes` times as many episodes, which are spread so
+  # that rows are about as full: 2 or more a row, in windows of 64 or more, hardly leave padding.
+  c.row_episodes = 1  # episodes packed in a row; of a window of several rows, on average
+  c.window_rows = 1
+  # Of a row; 0 and 0 for as few as 99 % of the rows of some of the run's windows take.
+  c.row_tokens = 768
+  c.scored_tokens = 512
   c.accumulate = 1  # parts a batch is split into, one after another
   c.log_every = 10  # steps
   c.checkpoint_every = 200  # steps
@@ -418,7 +426,16 @@ def curriculum(stage: ml_collections.ConfigDict) -> Curriculum | None:
 def packing(
   stage: ml_collections.ConfigDict, shots: int | None = None, queries: int | None = None
 ) -> Packing:
-  """The static shape of a stage's rows; numbers of shots and queries in place of the stage's."""
+  """The static shape of a stage's rows; numbers of shots and queries in place of the stage's.
+
+  Raises:
+    ValueError: the stage leaves it to its texts (`row_tokens=0`), which `rows.packing` looks at.
+  """
+  if not stage.row_tokens:
+    raise ValueError(
+      "row_tokens=0: found nothing that says how long rows are, expected row_tokens and "
+      "scored_tokens where there are no texts to look at"
+    )
   return Packing.of(
     layout(stage),
     shots=stage.shots if shots is None else shots,
@@ -426,4 +443,5 @@ def packing(
     episodes=stage.row_episodes,
     tokens=stage.row_tokens,
     scored_tokens=stage.scored_tokens,
+    window_rows=stage.window_rows,
   )

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from fspo_jax import checkpoints, sharding, workdir
+from fspo_jax import checkpoints, paths, sharding
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import tokenizers
 from fspo_jax.inference import loading
@@ -80,7 +80,7 @@ def export(
   if directory.name == "preference":
     about["loss"] = config.preference.loss.to_dict()
   text = json.dumps(about, indent=2) + "\n"
-  workdir.write_atomic(pathlib.Path(out) / loading.ABOUT, text.encode())
+  paths.write_atomic(pathlib.Path(out) / loading.ABOUT, text.encode())
 
 
 def export_adapter(

@@ -144,7 +144,7 @@ def write_jsonl(path: str | os.PathLike[str], users: Iterable[User]) -> None:
       problems.add(None, f"user {show(user.user_id)} without preferences", "one or more")
   problems.check()
   # A lone surrogate passes here, to be reported by _parse with its line.
-  lines = [line.encode("utf-8", "surrogatepass") for user in users for line in _dump(user)]
+  lines = [line.encode("utf-8", "surrogatepass") for user in users for line in dump(user)]
   _parse(lines, problems, min_prompts=1)
   problems.check()
   content = b"".join(lines)
@@ -309,7 +309,7 @@ def not_usable(value: object) -> tuple[str, str] | None:
   return None
 
 
-def _dump(user: User) -> Iterator[str]:
+def dump(user: User) -> Iterator[str]:
   """The user's lines of JSONL."""
   description = {} if user.description is None else {"description": user.description}
   for p in user.preferences:

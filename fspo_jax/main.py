@@ -107,6 +107,13 @@ def main(argv: list[str]) -> int:
         "--distributed: found the stage 'synthesis' or on_policy.use=True, which one process does; "
         "expected a set that is made before (--shard splits that), and on_policy.use=False"
       )
+    if _WORKDIR.value.startswith("gs://") and (
+      "synthesis" in config.stages or config.on_policy.use
+    ):
+      raise ValueError(
+        f"--workdir={_WORKDIR.value}: found the stage 'synthesis' or on_policy.use=True, which "
+        "write line by line; expected a set that is made before, and on_policy.use=False"
+      )
     if "synthesis" in config.stages:
       factory = data.make_factory(config)
     else:
@@ -184,6 +191,7 @@ def main(argv: list[str]) -> int:
     return 0
   print(f"results: {workdir.path / 'results.json'}")
   print(f"report:  {workdir.path / 'report' / 'report.md'}")
+  print(f"page:    {workdir.path / 'report' / 'report.html'}")
   return 0
 
 

@@ -5,16 +5,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
+import pathlib
 import statistics
 from typing import Any
 
 import jax
 import ml_collections
 
+from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
+from fspo_jax import paths, provenance
+from fspo_jax.datasets.synthetic import synthetic_dataset_builder as builder
 from fspo_jax.episodes import sources
 from fspo_jax.evaluation import evaluate, plots, report, report_analysis, responses
 from fspo_jax.evaluation import results as results_lib
+from fspo_jax.pages.document import Figure, Section, Span, Text
+from fspo_jax.synthesis import card
 from fspo_jax.training import metrics
 from fspo_jax.workdir import Workdir
 
@@ -91,41 +98,67 @@ def write(
   results_lib.write(workdir.path / "results.json", results)
   answered = [one for r in found.values() for one in r.answered]
   workdir.write(responses.NAME, responses.dumps(answered))
-  directory = workdir.path / "report"
-  directory.mkdir(exist_ok=True)
-  figures = {}
-  if "preference" in config.stages:
-    figures["The preference stage"] = "training.png"
-    names = ["preference/loss", "rewards/accuracies", "rewards/margins", "nll/chosen"]
-    plots.training_curves(
-      metrics.read_jsonl(workdir.path / "metrics" / "preference.jsonl"),
-      directory / "training.png",
-      names=names if config.preference.loss.preference_weight else names[-1:],
+  with paths.local_copy(workdir.path / "report") as directory:
+    report.write_report(
+      directory,
+      results,
+      next(iter(found.values())).samples,
+      title=f"FSPO on {config.data.name}",
+      notes=_notes(config, data, settings),
+      data_facts=data.source.facts()
+      | ({"world": data.world.name, "world seed": config.world_seed} if data.world else {}),
+      sections=[
+        *_training(workdir, config),
+        *_card(workdir, config),
+        *provenance.sections(workdir, results["environment"]),
+      ],
     )
-  report.write_report(
-    directory,
-    results,
-    next(iter(found.values())).samples,
-    title=f"FSPO on {config.data.name}",
-    notes=_notes(config, data, settings),
-    data_facts=data.source.facts(),
-    figures=figures,
-  )
+
+
+def _training(workdir: Workdir, config: ml_collections.ConfigDict) -> list[Section]:
+  """The curves of the preference stage, if the run has one."""
+  if "preference" not in config.stages:
+    return []
+  rows = metrics.read_jsonl(workdir.path / "metrics" / "preference.jsonl")
+  names = ["preference/loss", "rewards/accuracies", "rewards/margins", "nll/chosen"]
+  names = names if config.preference.loss.preference_weight else names[-1:]
+  changes = []
+  for name in names:
+    values = [row[name] for row in rows if name in row]
+    changes += [f"{name} from {values[0]:.3g} to {values[-1]:.3g}"] if values else []
+  alt = f"Training curves, first and last: {', '.join(changes)}"
+  draw = functools.partial(plots.training_curves, rows, names=names)
+  return [Section("The preference stage", [Figure("training", alt, draw)])]
+
+
+def _card(workdir: Workdir, config: ml_collections.ConfigDict) -> list[Section]:
+  """The quality card of the set that was trained on, if it is a synthetic one."""
+  if config.data.name == "synthetic":
+    made = builder.set_path(workdir.path / "data", config.synthesis.domain)
+  elif config.data.name == "user_set":
+    made = pathlib.Path(config.data.path)
+  else:
+    return []
+  file = made / card.CARD_FILE
+  return [card.section(file, config_lib.gate(config))] if file.exists() else []
 
 
 def _notes(
   config: ml_collections.ConfigDict, data: data_lib.Data, s: evaluate.Settings
-) -> list[str]:
+) -> list[Text]:
   """What a reader of the numbers must know about how they were taken."""
-  notes = []
+  notes: list[Text] = []
   if config.base == "published":
     notes.append(
-      "The base is the published one, pretrained on the text of the three embedded worlds "
-      "(`fspo_jax/worlds/base`): it follows descriptions and knows the format of shots. Neither "
-      "the evaluated users nor, but for what words mean, the unseen topics are in its text."
+      (
+        "The base is the published one, pretrained on the text of the three embedded worlds (",
+        Span("fspo_jax/worlds/base", "code"),
+        "): it follows descriptions and knows the format of shots. Neither the evaluated users "
+        "nor, but for what words mean, the unseen topics are in its text.",
+      )
     )
   elif config.base:
-    notes.append(f"The base: `{config.base}`.")
+    notes.append(("The base: ", Span(config.base, "code"), "."))
   if s.rat_episodes and {"fspo_rat", "fspo_gold"} & {*s.methods}:
     notes.append(
       f"Descriptions after shots, written and gold, are scored on the first {s.rat_episodes} of "

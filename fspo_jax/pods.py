@@ -10,12 +10,11 @@ there on. Both are starting points: `python -m fspo_jax.plan` says what else the
 
 from __future__ import annotations
 
-import dataclasses
-
 import ml_collections
 
 from fspo_jax import config as config_lib
 from fspo_jax.models import shapes
+from fspo_jax.planning import hardware as hardware_lib
 
 ROW_TOKENS = 8192
 # Of a row: prompts, and the rejected responses in the context, are read and not scored.
@@ -24,38 +23,26 @@ _MOST_ROWS = 64
 _EPISODES = 48_000  # 32 queries of each of the paper's 1,500 users
 
 
-@dataclasses.dataclass(frozen=True)
-class Slice:
-  """Chips that are rented together.
-
-  Attributes:
-    topology: what `plan` and the compiler call it, like 'v5e:8x8'.
-    chips: how many there are.
-  """
-
-  topology: str
-  chips: int
-
-
-# As Google Cloud names them: v5p by its cores, of which a chip has two.
+# Chips that are rented together, and their topology, as `plan` and the compiler call it. Names are
+# Google Cloud's: v5p by its cores, of which a chip has two.
 SLICES = {
-  "v5e-8": Slice("v5e:2x4", 8),
-  "v5e-16": Slice("v5e:4x4", 16),
-  "v5e-32": Slice("v5e:4x8", 32),
-  "v5e-64": Slice("v5e:8x8", 64),
-  "v5e-128": Slice("v5e:8x16", 128),
-  "v5e-256": Slice("v5e:16x16", 256),
-  "v5p-16": Slice("v5p:2x2x2", 8),
-  "v5p-32": Slice("v5p:2x2x4", 16),
-  "v5p-64": Slice("v5p:2x4x4", 32),
-  "v5p-128": Slice("v5p:4x4x4", 64),
-  "v6e-8": Slice("v6e:2x4", 8),
-  "v6e-16": Slice("v6e:4x4", 16),
-  "v6e-32": Slice("v6e:4x8", 32),
-  "v6e-64": Slice("v6e:8x8", 64),
-  "v6e-256": Slice("v6e:16x16", 256),
-  "8xh100": Slice("h100:8", 8),
-  "8xh200": Slice("h200:8", 8),
+  "v5e-8": "v5e:2x4",
+  "v5e-16": "v5e:4x4",
+  "v5e-32": "v5e:4x8",
+  "v5e-64": "v5e:8x8",
+  "v5e-128": "v5e:8x16",
+  "v5e-256": "v5e:16x16",
+  "v5p-16": "v5p:2x2x2",
+  "v5p-32": "v5p:2x2x4",
+  "v5p-64": "v5p:2x4x4",
+  "v5p-128": "v5p:4x4x4",
+  "v6e-8": "v6e:2x4",
+  "v6e-16": "v6e:4x4",
+  "v6e-32": "v6e:4x8",
+  "v6e-64": "v6e:8x8",
+  "v6e-256": "v6e:16x16",
+  "8xh100": "h100:8",
+  "8xh200": "h200:8",
 }
 
 
@@ -82,7 +69,7 @@ def config(model: str, hardware: str) -> ml_collections.ConfigDict:
   """
   if hardware not in SLICES:
     raise ValueError(f"hardware={hardware!r}: expected one of {tuple(SLICES)}")
-  c, chips = config_lib.default(), SLICES[hardware].chips
+  c, chips = config_lib.default(), hardware_lib.chips(SLICES[hardware])
   c.stages = ("base", "sft", "preference", "evaluate")
   c.data.name = "user_set"
   c.template = "headings"

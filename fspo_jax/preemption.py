@@ -3,13 +3,15 @@
 """Preemption: a machine that is taken away says so by SIGTERM, and the run saves and ends.
 
 Alone, a process asks its own signal handler after each step. Of several, JAX's coordination service
-passes the notice of any on to all, and they agree on the step after which all of them save.
+passes the notice of any on to all, and they agree on the step after which all of them save: all ask
+equally often, and at the question after the last that any has asked the answer is yes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import itertools
 import signal
 import threading
 from types import FrameType
@@ -17,6 +19,11 @@ from types import FrameType
 from jax.experimental import multihost_utils
 
 from fspo_jax import processes
+
+_LATER = "What was under way goes on from its last checkpoint."
+# Of the coordination service, which there is one of: it wants numbers that grow, and each stage
+# counts its steps anew.
+_QUESTIONS = itertools.count(1)
 
 
 class Preempted(BaseException):  # like KeyboardInterrupt: nobody is to catch it by accident
@@ -29,10 +36,10 @@ class Watch:
   def __init__(self) -> None:
     self._told = False
 
-  def after(self, step: int) -> bool:
-    """Whether to end after this step: the same answer in all processes."""
+  def told(self) -> bool:
+    """Whether to save and end now: the same answer in all processes, which ask equally often."""
     if processes.several():
-      return bool(multihost_utils.reached_preemption_sync_point(step))
+      return bool(multihost_utils.reached_preemption_sync_point(next(_QUESTIONS)))
     return self._told
 
   def _tell(self, number: int, frame: FrameType | None) -> None:
@@ -42,20 +49,26 @@ class Watch:
 
 @contextlib.contextmanager
 def watch() -> Iterator[Watch]:
-  """While it lasts SIGTERM does not end the process, but is told by the watch."""
+  """While it lasts SIGTERM does not end the process, but is told by the watch.
+
+  Raises:
+    Preempted: at its end, if SIGTERM came after the last question.
+  """
   found = Watch()
   # The coordination service has its own handler; outside the main thread there can be none.
   if processes.several() or threading.current_thread() is not threading.main_thread():
     yield found
-    return
-  before = signal.signal(signal.SIGTERM, found._tell)
-  try:
-    yield found
-  finally:
-    signal.signal(signal.SIGTERM, before)
+  else:
+    before = signal.signal(signal.SIGTERM, found._tell)
+    try:
+      yield found
+    finally:
+      signal.signal(signal.SIGTERM, before)
+  if found.told():
+    raise Preempted(_LATER)
 
 
 def end(number: int, frame: FrameType | None) -> None:
   """A handler of SIGTERM: ends what is under way as Ctrl-C does."""
   del number, frame
-  raise Preempted("What was under way goes on from its last checkpoint.")
+  raise Preempted(_LATER)

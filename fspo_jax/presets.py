@@ -89,6 +89,25 @@ def worlds_base_reading(seed: int = 2, world_seed: int = 0) -> ml_collections.Co
   return c
 
 
+def share_rows(stage: ml_collections.ConfigDict, episodes: int = 2, window_rows: int = 32) -> None:
+  """Packs a stage's episodes so that hardly any padding is left; as many as before in a step.
+
+  Args:
+    stage: of a config, with one episode in a row. How long rows are is left to the texts.
+    episodes: in a row, on average. Where all are about as long, as in the worlds, two do; texts of
+      natural lengths take four.
+    window_rows: rows that share their episodes; 64 for texts of natural lengths.
+  """
+  if stage.row_episodes != 1 or stage.rows_per_step % episodes:
+    raise ValueError(
+      f"row_episodes={stage.row_episodes} and rows_per_step={stage.rows_per_step}: expected 1, and "
+      f"a multiple of the {episodes} episodes that a row shall have"
+    )
+  stage.row_episodes, stage.window_rows = episodes, window_rows
+  stage.rows_per_step //= episodes
+  stage.row_tokens = stage.scored_tokens = 0
+
+
 def texts(shots: int) -> ml_collections.ConfigDict:
   """The default for users' own texts, which are long: small enough for two cores and minutes.
 

@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import checkpoints, checks, export, outcome, presets, processes, updates
+from fspo_jax import checkpoints, checks, export, outcome, paths, presets, processes, updates
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
 from fspo_jax import reference as reference_lib
 from fspo_jax import rows as rows_lib
 from fspo_jax.datasets.synthetic import synthetic_dataset_builder as builder
-from fspo_jax.episodes import batching, tokenizers
+from fspo_jax.episodes import tokenizers
 from fspo_jax.episodes.sampling import EpisodeFn
 from fspo_jax.episodes.templates import Formatter
-from fspo_jax.evaluation import contenders, evaluate
+from fspo_jax.evaluation import calibration, contenders, evaluate
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface, transformer, vpl
 from fspo_jax.training import adapters, loop, optimizer, reference_cache
@@ -286,7 +286,7 @@ class Recipe:
         evaluation,
         truth=plan.data.truth(episodes),
         baselines=plan.data.baselines,
-        beta=reference_lib.reward_scale(self.config),
+        link=calibration.link_of(self.config),
       )
     outcome.write(
       self.workdir,
@@ -324,11 +324,7 @@ class Recipe:
     keys, mesh = self.config[name], self.plan.mesh
     objective = config_lib.objective(keys)
     rule = optimizer.make_optimizer(config_lib.optimizer(keys), keys.steps)
-    rows = batching.Rows(
-      self.plan.training[name], formatter, config_lib.layout(keys), config_lib.packing(keys)
-    )
-    if name == "preference" and self.config.vpl.use:
-      rows = rows_lib.shots_asked(rows, keys)
+    rows = rows_lib.of_stage(self.config, name, self.plan.training[name], formatter)
     update = updates.make(self.config, name, model, mesh, self.plan.seed(name))
     return loop.Stage(
       name=name,
@@ -352,7 +348,7 @@ def reopen(directory: str | os.PathLike[str]) -> Recipe:
     FileNotFoundError: there is no run, or its data is not where its config says.
     ValueError: its config is one of another version.
   """
-  path = pathlib.Path(directory)
+  path = paths.path(directory)
   known = json.loads((path / "config.json").read_text(encoding="utf-8"))
   fingerprints = {key: known.pop(key) for key in [*known] if key.endswith("_sha256")}
   config = config_lib.default().lock()

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from fspo_jax import checkpoints, workdir
+from fspo_jax import checkpoints, paths, workdir
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import batching
 from fspo_jax.models import transformer
@@ -21,21 +21,13 @@ from fspo_jax.training import reference_cache
 _USES = ("auto", "on", "off")
 # Keys of `data` that say where it is and what is accepted, and not what it is.
 _PLACES = ("path", "below_gate")
-# Keys of `model` that say in which parts it is computed, and not what.
-_BLOCKS = ("attention_block", "remat")
+# Keys of `model` that say how and in which parts it is computed, and not what.
+_BLOCKS = ("attention", "attention_block", "remat")
 
 
 def stage(c: ml_collections.ConfigDict) -> str:
   """The stage whose model the policy starts from, and is compared with."""
   return "sft" if "sft" in c.stages else "base"
-
-
-def reward_scale(c: ml_collections.ConfigDict) -> float | None:
-  """Beta, for policies whose implicit reward is beta times the log-odds against the reference."""
-  loss = c.preference.loss
-  if "preference" not in c.stages or not loss.preference_weight or c.vpl.use:
-    return None
-  return loss.beta if loss.name in ("dpo", "ipo") and not loss.length_normalize else None
 
 
 def check(c: ml_collections.ConfigDict) -> None:
@@ -70,7 +62,7 @@ def why_not(c: ml_collections.ConfigDict) -> str:
 def cached(
   c: ml_collections.ConfigDict,
   rows: batching.Rows,
-  run: pathlib.Path,
+  run: paths.Path,
   *,
   model: transformer.Transformer,
   params: dict,
@@ -98,6 +90,7 @@ def cached(
   """
   stage = c.preference
   keys, count = stage.reference_cache, stage.steps * stage.rows_per_step
+  whole = -(-stage.steps // stage.window_rows) * stage.window_rows * stage.rows_per_step
   pays = bool(keys.directory) or (rows.period is not None and rows.period < count)
   if keys.use == "off" or (keys.use == "auto" and (not pays or why_not(c))):
     return None
@@ -105,7 +98,7 @@ def cached(
     keys.directory or run / "reference_cache",
     _facts(c, rows, params, seed, str(made or c.data.path), _pairs(c, run)),
     rows,
-    count=count,
+    count=whole,  # a run's last windows are there, whether it has all of their rows or not
     model=model,
     params=params,
     mesh=mesh,
@@ -156,6 +149,6 @@ def _sha256(content: bytes) -> str:
   return hashlib.sha256(content).hexdigest() if content else ""
 
 
-def _pairs(c: ml_collections.ConfigDict, run: pathlib.Path) -> bytes:
+def _pairs(c: ml_collections.ConfigDict, run: paths.Path) -> bytes:
   """The file of description pairs that rows are of, if they are."""
   return (run / "description_pairs.jsonl").read_bytes() if c.on_policy.use else b""

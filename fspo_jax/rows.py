@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
 import pathlib
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import batching, on_policy
-from fspo_jax.episodes.sampling import ShotsAsked
-from fspo_jax.episodes.templates import Layout
+from fspo_jax.episodes.sampling import EpisodeFn, ShotsAsked
+from fspo_jax.episodes.templates import Formatter, Layout
 from fspo_jax.evaluation.contenders import Contender, Models
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.user_finetuning import Settings, UserFinetuning
@@ -28,7 +30,13 @@ from fspo_jax.models.vpl import VplConfig
 from fspo_jax.synthesis import embedders
 from fspo_jax.worlds.world import World
 
+_LOG = logging.getLogger(__name__)
+
 CLOSENESS = ("traits", "characters")
+
+# How long rows have to be is found on so many windows, or of small ones on so many episodes. In so
+# many rows a shot then has no room, or all would be as long as the longest.
+_WINDOWS, _EPISODES, _OVER = 8, 512, 0.01
 
 
 def user_finetuning(c: ml_collections.ConfigDict) -> Settings:
@@ -66,10 +74,11 @@ def _check_vpl(c: ml_collections.ConfigDict) -> None:
       "vpl.use=True: expected a preference.layout with query_shots=(0,) and nothing else: all "
       "pairs are scored, and none is in the context"
     )
-  if stage.row_episodes != 1 or stage.accumulate != 1 or stage.shots < 1:
+  if {stage.row_episodes, stage.window_rows, stage.accumulate} != {1} or stage.shots < 1:
     raise ValueError(
-      f"vpl.use=True: found preference.row_episodes={stage.row_episodes}, accumulate="
-      f"{stage.accumulate} and shots={stage.shots}, expected 1, 1, and 1 or more"
+      f"vpl.use=True: found preference.row_episodes={stage.row_episodes}, window_rows="
+      f"{stage.window_rows}, accumulate={stage.accumulate} and shots={stage.shots}, expected 1, 1, "
+      "1, and 1 or more"
     )
   objective = config_lib.objective(stage)
   if not objective.needs_reference or objective.needs_reference_point:
@@ -165,11 +174,11 @@ def paired(
     settings,
     facts,
   )
-  count = len(pairs.pairs)
+  count, packing = len(pairs.pairs), rows.packing
   return dataclasses.replace(
     rows,
     episode=on_policy.PairedEpisodes(rows.episode, pairs),
-    period=count // math.gcd(count, rows.packing.episodes),
+    period=count // math.gcd(count, packing.window_episodes) * packing.window_rows,
   )
 
 
@@ -185,10 +194,42 @@ def check(c: ml_collections.ConfigDict) -> None:
       )
 
 
-def shots_asked(rows: batching.Rows, stage: ml_collections.ConfigDict) -> batching.Rows:
-  """A stage's rows with nothing in the context: its shots are asked like queries, before them."""
-  packing = config_lib.packing(stage, shots=0, queries=stage.shots + stage.queries)
-  return dataclasses.replace(rows, episode=ShotsAsked(rows.episode), packing=packing)
+def of_stage(
+  c: ml_collections.ConfigDict, name: str, episode: EpisodeFn, formatter: Formatter
+) -> batching.Rows:
+  """A stage's rows; in VPL's its shots are asked like queries, before them."""
+  stage, shots, queries = c[name], c[name].shots, c[name].queries
+  if name == "preference" and c.vpl.use:
+    episode, shots, queries = ShotsAsked(episode), 0, shots + queries
+  layout = config_lib.layout(stage)
+  if stage.row_tokens:
+    packing = config_lib.packing(stage, shots, queries)
+  else:
+    sample = [episode(i) for i in _sample(stage)]
+    packing = batching.fit_packing(
+      sample,
+      formatter,
+      layout,
+      shots,
+      queries=queries,
+      multiple=32 * max(c.mesh.context, 1),
+      row_episodes=stage.row_episodes,
+      window_rows=stage.window_rows,
+      over=_OVER,
+    )
+    _LOG.info(
+      "%s: rows of %d tokens, %d of them scored", name, packing.tokens, packing.scored_tokens
+    )
+  return batching.Rows(episode, formatter, layout, packing)
+
+
+def _sample(stage: ml_collections.ConfigDict) -> list[int]:
+  """Episodes of windows from all parts of a run, in which they may become shorter or longer."""
+  size = stage.row_episodes * stage.window_rows
+  there = -(-stage.steps // stage.window_rows) * stage.rows_per_step
+  count = min(max(_WINDOWS, _EPISODES // size), there)
+  first = np.linspace(0, there - 1, count).astype(int).tolist()
+  return [window * size + i for window in first for i in range(size)]
 
 
 def others(c: ml_collections.ConfigDict, models: Models, seed: int) -> dict[str, Contender]:

@@ -3,7 +3,8 @@
 """Seals: what every file of a checkpoint was when it was written, so that a broken one is not used.
 
 Orbax makes a checkpoint appear whole or not at all; what happens to its files later, it does not
-see in all of them.
+see in all of them. In a file system a seal is of every file's SHA-256. A bucket keeps a checksum of
+every object, by which it answers for the bytes: there a seal is of these, and nothing is read back.
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import pathlib
-import shutil
 
-from fspo_jax import workdir
+from etils import epath
+
+from fspo_jax import paths
 
 
-def write(directory: pathlib.Path, step: int) -> None:
+def write(directory: paths.Path, step: int) -> None:
   """Seals the finished checkpoint of a step, and removes the seals of those that are gone."""
   digests = json.dumps(_digests(directory / str(step)), indent=1)
-  workdir.write_atomic(_seal(directory, step), digests.encode())
+  paths.write_atomic(_seal(directory, step), digests.encode())
   for seal in directory.glob("*.seal"):
     if not (directory / seal.stem).is_dir():
       seal.unlink(missing_ok=True)
 
 
-def problem(directory: pathlib.Path, step: int, *, optional: str) -> str | None:
+def problem(directory: paths.Path, step: int, *, optional: str) -> str | None:
   """What is wrong with a step's checkpoint; None for nothing, or where it has no seal.
 
   Args:
@@ -37,16 +38,14 @@ def problem(directory: pathlib.Path, step: int, *, optional: str) -> str | None:
   seal = _seal(directory, step)
   if not seal.is_file():
     return None  # killed between the two, or older than seals
-  return _compare(directory, step, optional, seal.stat().st_mtime_ns)
+  return _compare(directory, step, optional, seal.read_text())
 
 
 @functools.lru_cache(maxsize=64)
-def _compare(directory: pathlib.Path, step: int, optional: str, sealed_at: int) -> str | None:
+def _compare(directory: paths.Path, step: int, optional: str, seal: str) -> str | None:
   """`problem` where there is a seal; once in a process, for it reads the whole checkpoint."""
-  del sealed_at
-  seal = _seal(directory, step)
   try:
-    sealed = json.loads(seal.read_text())
+    sealed = json.loads(seal)
     found = _digests(directory / str(step))
   except (OSError, ValueError) as error:
     return f"cannot be read: {error}"
@@ -61,19 +60,22 @@ def _compare(directory: pathlib.Path, step: int, optional: str, sealed_at: int) 
   return None
 
 
-def set_aside(directory: pathlib.Path, step: int) -> None:
+def set_aside(directory: paths.Path, step: int) -> None:
   """Renames the checkpoint of a step to `<step>.broken`, which replaces an earlier one."""
-  aside = directory / f"{step}.broken"
-  shutil.rmtree(aside, ignore_errors=True)
-  (directory / str(step)).rename(aside)
+  aside = epath.Path(directory / f"{step}.broken")
+  if aside.is_dir():
+    aside.rmtree()
+  epath.Path(directory / str(step)).rename(aside)
   _seal(directory, step).unlink(missing_ok=True)
 
 
-def _seal(directory: pathlib.Path, step: int) -> pathlib.Path:
+def _seal(directory: paths.Path, step: int) -> paths.Path:
   return directory / f"{step}.seal"
 
 
-def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
+def _digests(checkpoint: paths.Path) -> dict[str, str]:
+  if paths.in_bucket(checkpoint):
+    return paths.checksums(checkpoint)
   found = {}
   for file in sorted(checkpoint.rglob("*")):
     if file.is_file():

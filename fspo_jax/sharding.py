@@ -177,17 +177,22 @@ def gather_tokens(x: Array) -> Array:
   return _constrained(x, None)
 
 
+def context_shards() -> int:
+  """How many parts the tokens of a row are split into, under the mesh that is in use."""
+  return jax.sharding.get_abstract_mesh().shape.get("context", 1)
+
+
 def flat_tokens(x: Array, dims: int) -> Array:
   """Makes the first `dims` axes of tokens one, of which every device keeps as much as it had."""
   flat = x.reshape(-1, *x.shape[dims:])
-  if jax.sharding.get_abstract_mesh().shape.get("context", 1) == 1:
+  if context_shards() == 1:
     return flat
   rest = [PartitionSpec.UNCONSTRAINED] * (flat.ndim - 1)
   return jax.lax.with_sharding_constraint(flat, PartitionSpec((*BATCH_AXES, "context"), *rest))
 
 
 def _constrained(x: Array, length: str | None) -> Array:
-  if jax.sharding.get_abstract_mesh().shape.get("context", 1) == 1:
+  if context_shards() == 1:
     return x
   rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 2)
   return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, length, *rest))

@@ -13,31 +13,21 @@ import pathlib
 import tempfile
 import time
 from typing import Any
-import uuid
+
+from fspo_jax import paths
 
 
 class WorkdirError(RuntimeError):
   """The run's directory cannot be used; nothing in it was changed."""
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """A config's values by their whole keys, such as 'model.width'."""
   out: dict[str, Any] = {}
   for key, value in tree.items():
     name = f"{prefix}{key}"
-    out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    out |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
   return out
-
-
-def write_atomic(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file that is there whole, or not at all, whenever the machine stops."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # A name of its own: several processes may make parts of one run.
-  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-  with temporary.open("wb") as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
 
 
 def fingerprint(data: str) -> str:
@@ -61,7 +51,7 @@ class Workdir:
 
   def __init__(
     self,
-    path: str | pathlib.Path,
+    path: str | os.PathLike[str],
     config: dict[str, Any],
     free: Sequence[str] = (),
     *,
@@ -70,7 +60,7 @@ class Workdir:
     """Opens or makes the directory.
 
     Args:
-      path: of the directory.
+      path: of the directory, one that all hosts see: a folder, or gs://BUCKET/FOLDER.
       config: the run's config, as JSON has it.
       free: keys, or what they begin with, in which a run may differ from the one it goes on with.
       writes: whether this process writes the run's files; of several, the first one does.
@@ -78,27 +68,25 @@ class Workdir:
     Raises:
       WorkdirError: it cannot be written to, is not a run's, or is another config's.
     """
-    if "://" in str(path):
-      # As a folder of this name on this machine, it would be lost with it.
-      raise WorkdirError(
-        f"--workdir={path}: expected a folder of the file system, one that all hosts see if there "
-        "are several; object stores are not there yet"
-      )
-    self.path = pathlib.Path(path).absolute()
+    try:
+      self.path = paths.path(path)
+    except (ValueError, ImportError) as error:
+      raise WorkdirError(f"--workdir={error}") from error
     self._writes = writes
     self._since: dict[str, float] = {}  # running stage -> monotonic time it would have started at
     self._check_whose(config, tuple(free))
     if not writes:
       return
     try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryFile(dir=self.path):
-        pass
+      if not paths.in_bucket(self.path):
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.path):
+          pass
+      paths.write_atomic(self.path / "config.json", json.dumps(config, indent=2).encode())
     except OSError as error:
       raise WorkdirError(
-        f"--workdir={self.path}: cannot be written to: {error.strerror}"
+        f"--workdir={self.path}: cannot be written to: {error.strerror or error}"
       ) from error
-    write_atomic(self.path / "config.json", json.dumps(config, indent=2).encode())
 
   def _check_whose(self, config: dict[str, Any], free: tuple[str, ...]) -> None:
     file = self.path / "config.json"
@@ -110,10 +98,10 @@ class Workdir:
             "config.json); give a new directory"
           )
         return
-      known = _flat(json.loads(file.read_text()))
+      known = flat(json.loads(file.read_text()))
     except (OSError, json.JSONDecodeError) as error:
       raise WorkdirError(f"{file}: cannot be read: {error}") from error
-    ours = _flat(config)
+    ours = flat(config)
     names = (k for k in known.keys() | ours.keys() if not k.startswith(free))
     different = sorted(k for k in names if known.get(k) != ours.get(k))
     if different:
@@ -131,7 +119,7 @@ class Workdir:
     """Whether a stage was run to its end."""
     return self._marker(stage).exists()
 
-  def _marker(self, stage: str) -> pathlib.Path:
+  def _marker(self, stage: str) -> paths.Path:
     return self.path / "stages" / f"{stage}.json"
 
   @contextlib.contextmanager
@@ -167,6 +155,6 @@ class Workdir:
     """Writes a file of the run, whole or not at all."""
     self._write(self.path / name, data)
 
-  def _write(self, path: pathlib.Path, data: bytes) -> None:
+  def _write(self, path: paths.Path, data: bytes) -> None:
     if self._writes:
-      write_atomic(path, data)
+      paths.write_atomic(path, data)

@@ -63,6 +63,20 @@ training_flags() {
   if [ -z "$(flag_value --distributed "$@")" ]; then FLAGS+=(--distributed=auto); fi
 }
 
+# Fails unless $1 is a --name that clouds take.
+need_name() {
+  case $1 in
+    "" | *[!a-z0-9-]* | [!a-z]* | *-)
+      die "--name='$1': expected lower-case letters, digits and '-'." ;;
+  esac
+}
+
+# Fails unless the value $2 of option $1 is a number, of at least $3.
+need_count() {
+  case $2 in "" | *[!0-9]*) die "$1=$2: expected a number." ;; esac
+  if [ "$2" -lt "$3" ]; then die "$1=$2: expected a number of at least $3."; fi
+}
+
 # Fails unless the work directory of the training outlives the machines.
 need_bucket() {
   case $(flag_value --workdir "$@") in

@@ -16,6 +16,20 @@ case $VENV in /*) ;; *) VENV=$PWD/$VENV ;; esac
 say() { printf 'fspo_jax: %s\n' "$*"; }
 die() { printf 'fspo_jax: error: %s\n' "$*" >&2; exit 1; }
 
+# Waits for the child $1, whatever signals come meanwhile, and sets `status` to its exit code.
+wait_out() {
+  local late=0
+  while :; do # A signal ends `wait`, not the child.
+    wait "$1" && status=0 || status=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+  # Of a child that ends as a signal comes, bash says the signal; asked again it may know better, or
+  # have lost the code (-1, 127). Then it is the signal's, as of one that was ended by it.
+  wait "$1" 2>/dev/null || late=$?
+  # shellcheck disable=SC2034 # Of those that source this.
+  case $late in -1 | 127) ;; *) status=$late ;; esac
+}
+
 # Prints the comment at the top of the running script, below the licence.
 usage() { awk 'NR > 3 { if (!sub(/^# ?/, "")) exit; print }' "$0"; }
 

@@ -6,8 +6,6 @@
 # Usage: bash launch/gke_xpk.sh COMMAND --cluster=NAME --project=PROJECT --zone=ZONE [OPTION ...] \
 #          [-- --config=experiments/X.py --workdir=gs://BUCKET/FOLDER [--config.KEY=VALUE ...]]
 #
-# The training does not take gs:// yet: see launch/README.md.
-#
 #   cluster         makes the cluster with its slices, or changes how many there are
 #   image           builds launch/Dockerfile from this tree, and pushes it
 #   start           starts the training (a JobSet), unless it runs; what has ended is started again
@@ -66,13 +64,10 @@ check_options() {
   for option in cluster project zone; do
     if [ -z "${!option}" ]; then die "found no --$option."; fi
   done
-  case $name in
-    *[!a-z0-9-]* | [!a-z]* | *- | "")
-      die "--name='$name': expected lower-case letters, digits and '-'." ;;
-  esac
+  need_name "$name"
   if [ ${#name} -gt 40 ]; then die "--name=$name: expected at most 40 characters."; fi
-  case $slices in "" | *[!0-9]* | 0*) die "--slices=$slices: expected a number above 0." ;; esac
-  case $restarts in "" | *[!0-9]*) die "--restarts=$restarts: expected a number." ;; esac
+  need_count --slices "$slices" 1
+  need_count --restarts "$restarts" 0
   where=(--cluster="$cluster" --project="$project" --zone="$zone")
 }
 

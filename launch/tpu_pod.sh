@@ -7,8 +7,6 @@
 #          --config=experiments/X.py --workdir=gs://BUCKET/FOLDER [--config.KEY=VALUE ...]
 #        bash launch/tpu_pod.sh COMMAND --name=NAME --zone=ZONE [OPTION ...] [-- FLAG ...]
 #
-# The training does not take gs:// yet: see launch/README.md.
-#
 #   run      all of the next three, and watches until the training has ended: a slice that was
 #            preempted is deleted and asked for anew, a failed run is started again, and both go on
 #            from the last checkpoint. Deletes the slice at the end. Ctrl-C ends only the watching.
@@ -89,15 +87,10 @@ parse() {
 }
 
 check_options() {
-  case $name in
-    "" | *[!a-z0-9-]* | [!a-z]*)
-      die "--name='$name': expected lower-case letters, digits and '-'." ;;
-  esac
+  need_name "$name"
   if [ -z "$zone" ]; then die "found no --zone, such as --zone=us-west4-a."; fi
-  case $slices in "" | *[!0-9]* | 0*) die "--slices=$slices: expected a number above 0." ;; esac
-  case $max_failures in
-    "" | *[!0-9]*) die "--max_failures=$max_failures: expected a number." ;;
-  esac
+  need_count --slices "$slices" 1
+  need_count --max_failures "$max_failures" 0
   where=(--zone="$zone" ${project:+--project="$project"})
   # A dead host is noticed, rather than waited for.
   ssh_flags+=(--ssh-flag=-oConnectTimeout=20 --ssh-flag=-oServerAliveInterval=15)

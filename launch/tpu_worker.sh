@@ -64,8 +64,8 @@ install() {
 
 # The training and what belongs to its end; `start` leaves this behind.
 run() {
-  local child status=0 late=0 told="" folder environment=()
-  trap 'told=yes' TERM HUP INT # A shutdown tells all processes; the training acts on it.
+  local child status=0 folder environment=()
+  trap : TERM HUP INT # A shutdown tells all processes; the training acts on it.
   while [ $# -gt 0 ]; do
     case $1 in -*) break ;; *) environment+=("$1"); shift ;; esac
   done
@@ -74,14 +74,7 @@ run() {
   child=$!
   echo "$$ $child" >"$RUN/pid.new"
   mv "$RUN/pid.new" "$RUN/pid"
-  while :; do # A signal ends `wait`, not the training.
-    wait "$child" && status=0 || status=$?
-    kill -0 "$child" 2>/dev/null || break
-  done
-  wait "$child" 2>/dev/null || late=$?
-  if [ "$status" -gt 128 ] && [ "$late" -ne 127 ]; then status=$late; fi
-  # Whoever was told to end has not finished, however cleanly it ended.
-  if [ -n "$told" ] && [ "$status" -eq 0 ]; then status=143; fi
+  wait_out "$child"
   say "the training ended with exit code $status at $(date -u)"
   if folder=$(logs_folder "$@"); then
     gcloud storage cp --quiet "$RUN/log" "$folder/$(hostname)-$(date -u +%Y%m%dT%H%M%S).log" || true

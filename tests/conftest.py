@@ -4,6 +4,10 @@
 
 import os
 import pathlib
+import socket
+import subprocess
+import sys
+import time
 
 import hypothesis
 import pytest
@@ -54,3 +58,38 @@ def shared_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f"no shared data at {path}; set FSPO_SHARED_DATA to its folder")
   return path
+
+
+@pytest.fixture(scope="session")
+def bucket():
+  """The gs:// name of a bucket of a stand-in for Cloud Storage, for this and child processes."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  url = f"http://localhost:{port}"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("STORAGE_EMULATOR_HOST", url)  # of gcsfs
+    patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+    # What it would ask of a service that the stand-in is not.
+    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    pytest.importorskip("gcsfs", reason="the extra 'gcs' is not installed")
+    pytest.importorskip("gcp_storage_emulator", reason="of the extra 'dev'")
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host=localhost"]
+    command += [f"--port={port}", "--in-memory", "--default-bucket=bucket"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as server:
+      try:
+        _wait_for(port, server)
+        yield "gs://bucket"
+      finally:
+        server.kill()
+
+
+def _wait_for(port: int, server: subprocess.Popen) -> None:
+  deadline = time.monotonic() + 60
+  while server.poll() is None and time.monotonic() < deadline:
+    with socket.socket() as asked:
+      if asked.connect_ex(("localhost", port)) == 0:
+        return
+    time.sleep(0.1)
+  raise RuntimeError(f"the stand-in for Cloud Storage does not answer on port {port}")

@@ -132,6 +132,20 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):
   _assert_same((got.params, got.opt_state), expected)
 
 
+def test_a_save_that_fails_in_the_background_is_raised_by_the_next(tmp_path, monkeypatch):
+  """And not waited for: its seal would never come."""
+
+  def full():
+    raise OSError("No space left on device")
+
+  with checkpoints.Checkpoints(tmp_path) as saved, monkeypatch.context() as patch:
+    patch.setattr(saved._manager, "save", lambda *unused, **args: None)
+    _save(saved, 1, {"a": jnp.ones(3)}, {"b": jnp.zeros(1)})
+    patch.setattr(saved._manager, "wait_until_finished", full)
+    with pytest.raises(OSError, match="No space left"):
+      _save(saved, 2, {"a": jnp.ones(3)}, {"b": jnp.zeros(1)})
+
+
 def test_only_the_last_few_are_kept(tmp_path):
   with checkpoints.Checkpoints(tmp_path / "c", keep=2) as saved:
     for at in (1, 2, 3, 4):

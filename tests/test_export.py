@@ -146,7 +146,7 @@ def config_of_scratch():
   found.model.layers = 1
   found.model.attention_block = 1024
   found.sft.steps = 1
-  found.sft.rows_per_step = 1
+  found.sft.rows_per_step = found.sft.row_episodes = found.sft.window_rows = 1
   found.sft.row_tokens = 1024
   found.sft.scored_tokens = 1024
   found.sft.optimizer.warmup_steps = 0

@@ -40,6 +40,8 @@ OVERRIDES = {
       "shots": SHOTS,
       "queries": 1,
       "rows_per_step": 1,
+      "row_episodes": 1,
+      "window_rows": 1,
       "row_tokens": 512,
       "scored_tokens": 384,
       "optimizer.warmup_steps": 1,
@@ -140,7 +142,8 @@ def run(cache, tmp_path_factory):
 
 def test_the_results_are_complete(run):
   workdir, out = run
-  assert str(workdir / "results.json") in out and str(workdir / "report" / "report.md") in out
+  assert str(workdir / "results.json") in out
+  assert all(str(workdir / "report" / f"report.{kind}") in out for kind in ("md", "html"))
   results = results_lib.read(workdir / "results.json")
   for key in ("preference_accuracy", "preference_accuracy_ci95"):
     assert set(results[key]) == METHODS
@@ -168,6 +171,11 @@ def test_the_report_has_its_images(run):
   assert {"accuracy_by_k.png", "win_rates.png", "training.png"} <= set(images)
   for image in images:
     assert (workdir / "report" / image).read_bytes().startswith(b"\x89PNG")
+  page = (workdir / "report" / "report.html").read_text()
+  assert page.count('<img src="data:image/') == len(images)
+  for told in ("../checkpoints/preference/", "../responses.jsonl", "preference.log_every"):
+    assert told in page
+    assert told in text
 
 
 def test_a_run_in_the_chat_template_of_another_models_tokenizer(tmp_path, cache):
@@ -324,8 +332,17 @@ def test_a_world_s_set_is_made_and_trained_on(cache, tmp_path, experiment):
   changes |= {
     "preference.layout.description_queries": (),
     "evaluation.max_response_tokens": 16,
-    "sft.row_tokens": 1024,
-    "preference.row_tokens": 1024,
+    # Windows of rows whose lengths the texts decide, of which the first rows alone are read.
+    **{
+      f"{stage}.{key}": value
+      for stage in ("sft", "preference")
+      for key, value in {
+        "row_episodes": 2,
+        "window_rows": 8,
+        "row_tokens": 0,
+        "scored_tokens": 0,
+      }.items()
+    },
   }
   run = tmp_path / "run"
   status, out, err = _finish(_start(cache, run, changes, experiment=experiment))

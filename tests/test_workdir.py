@@ -17,13 +17,6 @@ def _files(path):
   return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def test_an_object_store_is_refused_and_makes_no_folder_of_its_name(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  with pytest.raises(workdir.WorkdirError, match="--workdir=gs://bucket/run: expected a folder"):
-    workdir.Workdir("gs://bucket/run", {})
-  assert not list(tmp_path.iterdir())
-
-
 def test_a_new_directory_is_made_with_its_config_in_it(tmp_path):
   run = Workdir(tmp_path / "a" / "b", CONFIG)
   assert json.loads((run.path / "config.json").read_text()) == CONFIG

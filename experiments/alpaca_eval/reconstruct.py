@@ -17,7 +17,7 @@ its fits, and the annotations that are there (of a partial copy, those of some m
   depends on preferences through their sums with its features alone, of which its own fit is right.
   (`slope`, by how much the length coefficients are less steep there than of these rows alone, is
   the one number that is chosen: such that our fits have the published length coefficient, in the
-  mean over the models.)
+  mean over every second model.)
 
 FILE is in the package as `fspo_jax/evaluation/alpaca_eval_805.csv`. It holds no text.
 """
@@ -27,8 +27,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
-import hashlib
-import json
 import pathlib
 
 from absl import app, flags
@@ -120,6 +118,12 @@ def read_annotated(
   return found
 
 
+def outputs_of(clone: pathlib.Path, name: str) -> dict[str, str]:
+  """A model's outputs by instruction."""
+  rows = alpaca_files.read_outputs(clone / "results" / name / "model_outputs.json")
+  return {row["instruction"]: row["output"] for row in rows}
+
+
 def difficulties(
   annotated: Sequence[Annotated], published: Mapping[str, Published], count: int
 ) -> Numbers:
@@ -154,8 +158,7 @@ def asked_rows(
   """The baseline asked to be verbose, and to be concise."""
   parts = []
   for name in _ASKED:
-    outputs = json.loads((clone / "results" / name / "model_outputs.json").read_text())
-    own = {row["instruction"]: row["output"] for row in outputs}
+    own = outputs_of(clone, name)
     length = length_controlled.standardized([len(baseline[x]) - len(own[x]) for x in baseline])
     a, b, c = published[name].coefficients
     score = slope * a * np.tanh(length) + b * difficulty + c
@@ -175,8 +178,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   clone = pathlib.Path(_CLONE.value)
   published = read_published(clone)
-  outputs = json.loads((clone / "results" / _BASELINE / "model_outputs.json").read_text())
-  baseline = {row["instruction"]: row["output"] for row in outputs}
+  baseline = outputs_of(clone, _BASELINE)
   annotated = read_annotated(clone, [*published], [*baseline])
   print(f"{len(annotated)} models have all annotations, {len(published)} have coefficients")
   # Every second one sets the slope, and all are compared below; difficulties are of all.
@@ -220,8 +222,8 @@ def write(
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(alpaca_files.KNOWN_COLUMNS)
     for i, text in enumerate(instructions):
-      digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-      writer.writerow([digest, f"{difficulty[i]:.3f}", *(f"{c[i]:.3f}" for c in columns)])
+      numbers = (f"{c[i]:.3f}" for c in (difficulty, *columns))
+      writer.writerow([alpaca_files.digest(text), *numbers])
 
 
 if __name__ == "__main__":

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import functools
+import itertools
+import threading
 from typing import NamedTuple
 
 import grain
 from jaxtyping import Float, Int
 import numpy as np
 
-from fspo_jax.episodes import templates, trees
+from fspo_jax.episodes import templates, trees, windows
 from fspo_jax.episodes.sampling import Episode, EpisodeFn
 
 
@@ -40,7 +43,7 @@ class TreeBatch(NamedTuple):
   pair_rejected: Int[np.ndarray, "B P"]
   pair_shots: Int[np.ndarray, "B P"]
   pair_context: Int[np.ndarray, "B P"]  # templates.Context
-  pair_episode: Int[np.ndarray, "B P"]  # which of the row's episodes
+  pair_episode: Int[np.ndarray, "B P"]  # which of the window's episodes
   pair_weight: Float[np.ndarray, "B P"]
   dropped_shots: Int[np.ndarray, " B"]  # shots that the row's budget left out
   row: Int[np.ndarray, " B"] | None = None  # its index, where it is a run's
@@ -57,11 +60,12 @@ class Packing:
   """The static shape of a row.
 
   Attributes:
-    episodes: episodes per row.
+    episodes: episodes per row; of a window of several rows, on average.
     tokens: L, tokens per row.
     scored_tokens: S, scored tokens per row.
     segments: G, segments per row.
     pairs: P, pairs per row.
+    window_rows: rows that share their episodes, long ones with short ones; see `windows`.
   """
 
   episodes: int
@@ -69,6 +73,12 @@ class Packing:
   scored_tokens: int
   segments: int
   pairs: int
+  window_rows: int = 1
+
+  @property
+  def window_episodes(self) -> int:
+    """Episodes of a window."""
+    return self.episodes * self.window_rows
 
   @classmethod
   def of(
@@ -80,20 +90,24 @@ class Packing:
     episodes: int,
     tokens: int,
     scored_tokens: int,
+    window_rows: int = 1,
   ) -> Packing:
     """The packing of `episodes` episodes of a layout in a row."""
+    most = episodes if window_rows == 1 else windows.most_in_row(episodes)
     return cls(
       episodes=episodes,
       tokens=tokens,
       scored_tokens=scored_tokens,
       # At least one, so that no axis of a batch is empty.
-      segments=max(episodes * layout.max_segments(shots, queries), 1),
-      pairs=max(episodes * layout.max_pairs(shots, queries), 1),
+      segments=max(most * layout.max_segments(shots, queries), 1),
+      pairs=max(most * layout.max_pairs(shots, queries), 1),
+      window_rows=window_rows,
     )
 
 
-def _scored(tree: templates.EpisodeTree) -> int:
-  return int(np.count_nonzero(tree.tree.segments != trees.NO_SEGMENT))
+def _size(built: templates.EpisodeTree) -> tuple[int, int]:
+  """Tokens, and scored tokens."""
+  return len(built.tree), int(np.count_nonzero(built.tree.segments != trees.NO_SEGMENT))
 
 
 def fit(
@@ -101,6 +115,7 @@ def fit(
   formatter: templates.Formatter,
   layout: templates.Layout,
   packing: Packing,
+  built: Sequence[templates.EpisodeTree] | None = None,
 ) -> tuple[list[templates.EpisodeTree], int]:
   """Builds the trees of a row, dropping whole shots, oldest first, until they fit.
 
@@ -109,6 +124,7 @@ def fit(
     formatter: text to token ids.
     layout: which branches to make.
     packing: the row's budget.
+    built: the trees of the whole episodes, where they are there already.
 
   Returns:
     The trees and the number of shots dropped.
@@ -116,35 +132,32 @@ def fit(
   Raises:
     RowOverflowError: even without any shot the row is too long.
   """
-  built = [templates.build(episode, formatter, layout) for episode in episodes]
+  episodes = list(episodes)
+  made = (templates.build(episode, formatter, layout) for episode in episodes)
+  built = list(made if built is None else built)
   dropped = 0
-  while (
-    sum(len(t.tree) for t in built) > packing.tokens
-    or sum(_scored(t) for t in built) > packing.scored_tokens
-  ):
+  while True:
+    tokens, scored = np.sum([_size(t) for t in built], axis=0).tolist()
+    if tokens <= packing.tokens and scored <= packing.scored_tokens:
+      return built, dropped
     droppable = [i for i, episode in enumerate(episodes) if episode.shots]
     if not droppable:
       raise RowOverflowError(
-        f"user {episodes[0].user_id!r}: the queries alone take {sum(len(t.tree) for t in built)} "
-        f"tokens ({sum(_scored(t) for t in built)} scored), more than the row's {packing.tokens} "
-        f"({packing.scored_tokens}); raise the stage's row_tokens or scored_tokens"
+        f"user {episodes[0].user_id!r}: the queries alone take {tokens} tokens ({scored} scored), "
+        f"more than the row's {packing.tokens} ({packing.scored_tokens}); raise the stage's "
+        "row_tokens or scored_tokens"
       )
     longest = max(droppable, key=lambda i: len(built[i].tree))
-    episodes = list(episodes)
     episodes[longest] = dataclasses.replace(episodes[longest], shots=episodes[longest].shots[1:])
     built[longest] = templates.build(episodes[longest], formatter, layout)
     dropped += 1
-  return built, dropped
 
 
 def largest(
   episode: EpisodeFn, count: int, formatter: templates.Formatter, layout: templates.Layout
 ) -> tuple[int, int]:
   """The most tokens, and the most scored tokens, that one of the first episodes takes."""
-  sizes = [
-    (len(built.tree), _scored(built))
-    for built in (templates.build(episode(i), formatter, layout) for i in range(count))
-  ]
+  sizes = [_size(templates.build(episode(i), formatter, layout)) for i in range(count)]
   return max(tokens for tokens, _ in sizes), max(scored for _, scored in sizes)
 
 
@@ -157,36 +170,56 @@ def fit_packing(
   queries: int = 1,
   limit: int | None = None,
   multiple: int = 32,
+  row_episodes: int = 1,
+  window_rows: int = 1,
+  over: float = 0.0,
 ) -> Packing:
-  """The smallest row that holds each of the episodes, one at a time.
+  """The smallest row that windows of the episodes fit; by default each is a window, and a row.
 
   Args:
-    episodes: the episodes.
+    episodes: the episodes, of one window after another.
     formatter: text to token ids.
     layout: which branches to make.
     shots: the most of an episode.
     queries: the most of an episode.
     limit: of tokens and of scored tokens; longer episodes will lose shots. None for none.
     multiple: what both are rounded up to, so that few shapes are compiled.
+    row_episodes: episodes in a row of a window, on average.
+    window_rows: rows of a window.
+    over: the part of the rows in which a shot may have no room.
   """
-  tokens, scored = largest(episodes.__getitem__, len(episodes), formatter, layout)
+  sizes = np.asarray([_size(templates.build(e, formatter, layout)) for e in episodes])
+  count = len(episodes) // (row_episodes * window_rows)
+  tokens, scored = windows.least_budget(sizes, window_rows, count, over)
 
   def up(n: int) -> int:
     rounded = -(-n // multiple) * multiple
     return rounded if limit is None else min(rounded, limit)
 
   return Packing.of(
-    layout, shots=shots, queries=queries, episodes=1, tokens=up(tokens), scored_tokens=up(scored)
+    layout,
+    shots=shots,
+    queries=queries,
+    episodes=row_episodes,
+    tokens=up(tokens),
+    scored_tokens=up(scored),
+    window_rows=window_rows,
   )
 
 
-def pack(built: list[templates.EpisodeTree], packing: Packing, dropped: int = 0) -> TreeBatch:
+def pack(
+  built: list[templates.EpisodeTree],
+  packing: Packing,
+  dropped: int = 0,
+  which: Sequence[int] | None = None,
+) -> TreeBatch:
   """Packs the trees of one row to its static shape.
 
   Args:
     built: trees that fit (see `fit`).
     packing: the shape.
     dropped: number of shots that were left out to make them fit.
+    which: of the window's episodes they are; None for the first ones.
 
   Returns:
     One row: a TreeBatch without the leading B.
@@ -208,7 +241,7 @@ def pack(built: list[templates.EpisodeTree], packing: Packing, dropped: int = 0)
   offsets = np.cumsum([0, *counts[:-1]])
   pairs = [
     (p.chosen + o, p.rejected + o, p.shots, p.context, e)
-    for e, (t, o) in enumerate(zip(built, offsets, strict=True))
+    for e, t, o in zip(range(len(built)) if which is None else which, built, offsets, strict=True)
     for p in t.pairs
   ]
   columns = np.asarray(pairs, np.int32).reshape(-1, 5).T
@@ -234,15 +267,26 @@ def pack(built: list[templates.EpisodeTree], packing: Packing, dropped: int = 0)
   )
 
 
+class _Planned(NamedTuple):
+  """A window's episodes, their trees, and which of them each of its rows has."""
+
+  episodes: list[Episode]
+  built: list[templates.EpisodeTree]
+  members: list[list[int]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """Row r of a run: episodes `r * n .. r * n + n - 1`, packed. A pure function of r.
+  """Row r of a run, a pure function of r: some of the episodes of its window, packed.
+
+  Window w is rows `w * R .. w * R + R - 1`, R of `packing.window_rows`, and episodes
+  `w * E .. w * E + E - 1`, E of `packing.window_episodes`, each in one of these rows.
 
   Attributes:
     episode: the episodes.
     formatter: text to token ids.
     layout: which branches the episodes' trees have.
-    packing: the static shape, and n.
+    packing: the static shape, and how many episodes there are to how many rows.
     period: rows r and r + period are the same but for their index; None if none come again.
   """
 
@@ -254,10 +298,34 @@ class Rows:
 
   def __call__(self, row: int) -> TreeBatch:
     """Row `row`: a TreeBatch without the leading B."""
-    first = int(row) * self.packing.episodes
-    episodes = [self.episode(first + i) for i in range(self.packing.episodes)]
-    built, dropped = fit(episodes, self.formatter, self.layout, self.packing)
-    return pack(built, self.packing, dropped)._replace(row=np.asarray(row, np.int32))
+    window, slot = divmod(int(row), self.packing.window_rows)
+    planned = self._planned(window)
+    which = planned.members[slot]
+    episodes, built = ([of[i] for i in which] for of in (planned.episodes, planned.built))
+    built, dropped = fit(episodes, self.formatter, self.layout, self.packing, built)
+    return pack(built, self.packing, dropped, which)._replace(row=np.asarray(row, np.int32))
+
+  def _planned(self, window: int) -> _Planned:
+    """A window, which is kept until this thread asks for another."""
+    kept = self._kept
+    if getattr(kept, "window", None) != window:
+      kept.window, kept.planned = window, self._plan(window)
+    return kept.planned
+
+  def _plan(self, window: int) -> _Planned:
+    packing = self.packing
+    count, rows = packing.window_episodes, packing.window_rows
+    episodes = [self.episode(window * count + i) for i in range(count)]
+    built = [templates.build(episode, self.formatter, self.layout) for episode in episodes]
+    if rows == 1:
+      return _Planned(episodes, built, [list(range(count))])
+    sizes = np.asarray([_size(tree) for tree in built])
+    budget = packing.tokens, packing.scored_tokens
+    return _Planned(episodes, built, windows.spread(sizes, rows, budget))
+
+  @functools.cached_property
+  def _kept(self) -> threading.local:
+    return threading.local()
 
 
 def stack(rows: list[TreeBatch]) -> TreeBatch:
@@ -272,23 +340,28 @@ def batches(
   rows_per_step: int,
   steps: int,
   start: int = 0,
+  window_rows: int = 1,
   process_index: int = 0,
   process_count: int = 1,
   threads: int = 1,
 ) -> Iterator[TreeBatch]:
   """This process's part of the batches of steps `start .. steps - 1`.
 
-  Global batch s is rows `s * rows_per_step ...` for any number of processes; process p holds its
-  p-th contiguous part. There is no iterator state: to resume is to pass another `start`.
+  For R steps, R of `window_rows`, place b of the global batch has the rows of one window, one after
+  another: those of window `s // R * rows_per_step + b` at step s. So every window is planned by one
+  process alone, however many there are. Where R is 1, batch s is rows `s * rows_per_step ...`.
+  Process p holds the p-th contiguous part of the places. There is no iterator state: to resume is
+  to pass another `start`.
 
   Args:
     rows: the rows of the run.
     rows_per_step: B, rows of the global batch.
     steps: number of steps of the run.
     start: first step to yield.
+    window_rows: R, rows of a window.
     process_index: which process this is.
     process_count: how many there are; it divides `rows_per_step`.
-    threads: rows made ahead by so many threads (0 makes them when asked for).
+    threads: windows made ahead by so many threads (0 makes them when asked for).
 
   Yields:
     TreeBatches of `rows_per_step / process_count` rows.
@@ -296,19 +369,24 @@ def batches(
   if rows_per_step % process_count:
     raise ValueError(f"{rows_per_step} rows a step cannot be split over {process_count} processes")
   local = rows_per_step // process_count
+  first = start // window_rows
 
-  def global_row(i: int) -> int:
-    step, offset = divmod(i, local)
-    return (start + step) * rows_per_step + process_index * local + offset
+  def window(i: int) -> list[TreeBatch]:
+    """The rows of a window that the run has: of its first and last steps, only some."""
+    turn, place = divmod(i, local)
+    before = (first + turn) * window_rows
+    at = before * rows_per_step + (process_index * local + place) * window_rows
+    slots = range(max(start - before, 0), min(steps - before, window_rows))
+    return [rows(at + slot) for slot in slots]
 
-  data = (
-    grain.MapDataset.range((steps - start) * local)
-    .map(global_row)
-    .map(rows)
-    .batch(local, drop_remainder=True, batch_fn=stack)
-  )
-  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-  yield from data.to_iter_dataset(options)
+  turns = max(-(-steps // window_rows) - first, 0) if steps > start else 0
+  # As much again is made as is read: the next windows are there when these are through.
+  ahead = local * max(4 * threads // window_rows, 1)
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead if threads else 0)
+  data = iter(grain.MapDataset.range(turns * local).map(window).to_iter_dataset(options))
+  for _ in range(turns):
+    for row_of_each in zip(*itertools.islice(data, local), strict=True):
+      yield stack(list(row_of_each))
 
 
 def padding_fraction(batch: TreeBatch) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import datetime
-import importlib.util
 import json
 import subprocess
 import sys
@@ -45,10 +44,7 @@ def render(
   Raises:
     ChatTemplateError: the template is broken, raises an error, asks for what the sandbox forbids,
       does not come to an end, or writes too much.
-    ImportError: the extra 'hf' is missing.
   """
-  if importlib.util.find_spec("jinja2") is None:
-    raise ImportError("chat templates: the package 'jinja2' is missing: pip install 'fspo_jax[hf]'")
   if len(source) > _LONGEST:
     raise ChatTemplateError(
       f"chat template: found {len(source)} characters, expected at most {_LONGEST}"

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import io
-import pathlib
+import os
 from typing import Protocol
 
 import sentencepiece
 
+from fspo_jax import paths
 from fspo_jax.episodes.sentencepieces import MARKER_SYMBOLS, SentencePiece
 from fspo_jax.episodes.tokenizer_files import (
   MAGIC,
@@ -91,7 +92,7 @@ def from_bytes(model: bytes) -> Tokenizer:
   return TokenizerJson(model) if is_json else SentencePiece(model)
 
 
-def load(path: str | pathlib.Path) -> Tokenizer:
+def load(path: str | os.PathLike[str]) -> Tokenizer:
   """Reads a tokenizer: a file that holds its `model`, or a folder in the Hugging Face layout.
 
   Raises:
@@ -99,7 +100,7 @@ def load(path: str | pathlib.Path) -> Tokenizer:
     TokenizerError: there is no tokenizer in it, or files contradict each other.
     ImportError: a `tokenizer.json` without the extra 'hf'.
   """
-  path = pathlib.Path(path)
+  path = paths.path(path)
   try:
     if not path.is_dir():
       return from_bytes(path.read_bytes())

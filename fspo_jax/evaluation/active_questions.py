@@ -103,7 +103,7 @@ def ask(tasks: Sequence[Task], strategy: str, predict: Predictor, questions: int
     right.append(statistics.preference_accuracy(found - 0.5))
     if number == questions:
       break
-    for i, choice in enumerate(_choices(tasks, contexts, asked, strategy, predict)):
+    for i, choice in enumerate(choices(tasks, contexts, asked, strategy, predict)):
       task = tasks[i]
       pair = task.pool[choice]
       contexts[i] = (*contexts[i], pair if task.answers[choice] else pair.swapped())
@@ -111,14 +111,22 @@ def ask(tasks: Sequence[Task], strategy: str, predict: Predictor, questions: int
   return Asked(asked, np.asarray(right))
 
 
-def _choices(
+def choices(
   tasks: Sequence[Task],
   contexts: Sequence[tuple[Preference, ...]],
   asked: Sequence[Sequence[int]],
   strategy: str,
   predict: Predictor,
 ) -> list[int]:
-  """The index of the pair that each user is asked about next."""
+  """The index of the pair that each user is asked about next.
+
+  Args:
+    tasks: the users, with pools and targets of equal sizes; answers and tests are not looked at.
+    contexts: what is known of each.
+    asked: the indices into each one's pool that are not to be asked again, equally many.
+    strategy: one of `STRATEGIES`.
+    predict: what is thought of them.
+  """
   left = [[i for i in range(len(t.pool)) if i not in a] for t, a in zip(tasks, asked, strict=True)]
   if strategy == "random":
     return [own[0] for own in left]

@@ -20,8 +20,9 @@ tool. `length_controlled_winrate` and `lc_standard_error` are by the best varian
 - with `--difficulty`, the official `instruction_difficulty.csv`: `length_controlled_noreg`.
 - else, for the 805 instructions against gpt4_1106_preview: the leaderboard's variant with what
   of that file follows from published results (`experiments/alpaca_eval/reconstruct.py`).
-  Over the 56 models whose annotations were at hand it is 0.35 points from the leaderboard in the
-  mean, and at most 1.3 (Claude 2), where `length_controlled_minimal` is 6.6 and at most 27.
+  Over the 56 models that it was reconstructed from it is 0.35 points from the leaderboard in the
+  mean, and at most 1.3 (Claude 2), where `length_controlled_minimal` is 6.6 and at most 27; for
+  other models it was not measured.
 - else `length_controlled_minimal`, which knows nothing of the instructions.
 
 `export` writes the responses of a run's win rates, `answer` what a model answers to AlpacaEval's
@@ -42,9 +43,11 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
+from fspo_jax import jsonl
 from fspo_jax.evaluation import alpaca_files, length_controlled, responses
 from fspo_jax.evaluation.alpaca_files import Annotation, Knowledge
 from fspo_jax.evaluation.length_controlled import LengthControlled
+from fspo_jax.preferences import Preference
 
 _AT_ONCE = 32  # instructions that are answered together
 
@@ -197,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   asked.add_argument("--instructions", required=True, help="JSON list of {'instruction', ...}")
   asked.add_argument("--out", required=True, help="the file to write")
   asked.add_argument("--generator", required=True, help="name of the outputs")
-  asked.add_argument("--preferences", help="JSONL of the user who asks; default: nobody known")
+  asked.add_argument("--preferences", help="JSONL of the one user who asks; default: nobody known")
   asked.add_argument("--temperature", type=float, default=0.0)
   asked.add_argument("--max_new_tokens", type=int, default=512)
   asked.add_argument("--seed", type=int, default=0)
@@ -233,11 +236,13 @@ def _answer(args: argparse.Namespace) -> None:
   from fspo_jax.inference import loading  # JAX, which the other commands do without
 
   instructions = alpaca_files.read_instructions(args.instructions)
-  shots = []
+  shots: Sequence[Preference] = ()
   if args.preferences:
-    with open(args.preferences, encoding="utf-8") as file:
-      known = [json.loads(line) for line in file if line.strip()]
-    shots = [{key: one[key] for key in ("prompt", "chosen", "rejected")} for one in known]
+    users = jsonl.read_jsonl(args.preferences)
+    if len(users) > 1:
+      names = [user.user_id for user in users[:5]]
+      raise ValueError(f"{args.preferences}: expected one user, found {len(users)}: {names} ...")
+    shots = users[0].preferences
   model = loading.load(args.model)
   outputs = []
   for first in range(0, len(instructions), _AT_ONCE):

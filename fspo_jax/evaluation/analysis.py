@@ -77,20 +77,20 @@ def _of_items(outcomes: Float[np.ndarray, "users prompts"], users: Sequence[str]
 
 
 def calibrated(
-  margins: Mapping[str, Sequence[Float[np.ndarray, " episodes"]]], beta: float
+  margins: Mapping[str, Sequence[Float[np.ndarray, " episodes"]]], link: calibration.Link
 ) -> dict[str, Any]:
   """How far implicit rewards are calibrated, after all shots, of the trained methods.
 
   Args:
     margins: of each method, by the number of shots, in nats; nan where not measured.
-    beta: what makes rewards of them.
+    link: what makes probabilities of them.
   """
   found = {}
   for name, by_k in margins.items():
     method = METHODS[name]
     values = by_k[-1][~np.isnan(by_k[-1])]
     if method.trained and method.prompted and values.size:
-      found[name] = calibration.reliability(beta * values)
+      found[name] = calibration.reliability(link.probability(values))
   return found
 
 

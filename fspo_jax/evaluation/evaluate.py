@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from fspo_jax.episodes.sampling import Episode, EpisodeFn
-from fspo_jax.evaluation import analysis, statistics, win_rate
+from fspo_jax.evaluation import analysis, calibration, statistics, win_rate
 from fspo_jax.evaluation import methods as methods_lib
 from fspo_jax.evaluation.contenders import Contender, Margins, Models, Prompted, Scorer
 from fspo_jax.evaluation.methods import METHODS
-from fspo_jax.evaluation.report import UserSample
+from fspo_jax.evaluation.report_samples import UserSample
 from fspo_jax.evaluation.responses import Answered
 from fspo_jax.evaluation.truth import Truth
 from fspo_jax.inference.sampler import Decoding
@@ -301,7 +301,7 @@ def evaluate_split(
   *,
   truth: Truth | None,
   baselines: BaselineFn | None,
-  beta: float | None = None,
+  link: calibration.Link | None = None,
 ) -> SplitResult:
   """Measures everything that can be measured on a split.
 
@@ -309,13 +309,13 @@ def evaluate_split(
     evaluation: the split's episodes and the models.
     truth: the world behind the users, where there is one: it judges, and sets the ceiling.
     baselines: what rules that know nothing of the user reach.
-    beta: what makes implicit rewards of log-odds; None where they are none.
+    link: what makes probabilities of log-odds; None where they are none.
   """
   margins = evaluation.margins()
   accuracy, intervals = evaluation.intervals(margins)
   ceiling, rates, samples, descriptions = {}, {}, [], {}
   answered: list[Answered] = []
-  more = {"calibration": {} if beta is None else analysis.calibrated(margins, beta)}
+  more = {"calibration": {} if link is None else analysis.calibrated(margins, link)}
   if truth is not None:
     ceiling = evaluation.ceiling(truth)
     first_queries = [episode.queries[0] for episode in evaluation.episodes]

@@ -40,10 +40,10 @@ from fspo_jax.evaluation import judges, length_controlled, responses, statistics
 from fspo_jax.evaluation.judges import Comparison, Judge, TrueReward, Verdict
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.results import SPLITS
+from fspo_jax.paths import write_atomic
 from fspo_jax.synthesis import jobs, openai_llm
 from fspo_jax.synthesis.journal import Journal, Ledger
 from fspo_jax.synthesis.llm import LLM, Note
-from fspo_jax.workdir import write_atomic
 
 WORLD = "world"
 _RESAMPLES = 2000
@@ -116,11 +116,12 @@ def summarize(comparisons: Sequence[Comparison], verdicts: Sequence[Verdict]) ->
 def _length_controlled(
   comparisons: Sequence[Comparison], wins: np.ndarray
 ) -> dict[str, Any] | None:
-  """The length-controlled rate; None where lengths say nothing (all differ by as much)."""
+  """The length-controlled rate; None where there is too little to fit, or lengths say nothing."""
   lengths = np.array([(len(c.baseline), len(c.ours)) for c in comparisons])
-  if len(wins) < 10 or len(np.unique(lengths[:, 0] - lengths[:, 1])) < 2:
+  try:
+    fit = length_controlled.length_controlled(wins, *lengths.T)
+  except ValueError:
     return None
-  fit = length_controlled.length_controlled(wins, *lengths.T)
   return {"win_rate": fit.win_rate, "variant": fit.variant, "coefficients": fit.coefficients}
 
 

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import pathlib
 from typing import Any
 
 from jaxtyping import Float
@@ -29,6 +28,7 @@ import scipy.optimize
 
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.results import SPLITS, Results
+from fspo_jax.pages import figures
 
 _INK = "#222222"
 _MUTED = "#6B6B6B"
@@ -70,7 +70,7 @@ def accuracy_by_k(results: Results, path: str | os.PathLike[str]) -> None:
 
   Args:
     results: valid results.
-    path: the PNG to write.
+    path: the PNG or SVG to write.
   """
   accuracy, bayes = results["preference_accuracy"], results["bayes_accuracy"]
   splits = [split for split in SPLITS if any(split in by for by in accuracy.values())]
@@ -101,7 +101,7 @@ def win_rates(results: Results, path: str | os.PathLike[str], *, key: str = "win
 
   Args:
     results: valid results.
-    path: the PNG to write.
+    path: the PNG or SVG to write.
     key: which win rates, such as "win_rate" or "win_rate_temperature_1".
 
   Raises:
@@ -143,7 +143,7 @@ def training_curves(
 
   Args:
     metrics_rows: the rows of a metrics JSONL: `step`, and any of the names; a row may lack some.
-    path: the PNG to write.
+    path: the PNG or SVG to write.
     names: the metrics to draw, such as "preference/loss".
 
   Raises:
@@ -200,7 +200,7 @@ class Panel:
 
 
 def panels(drawn: Sequence[Panel], path: str | os.PathLike[str], *, xlabel: str) -> None:
-  """Curves side by side, each named at its right end, written to `path` as PNG."""
+  """Curves side by side, each named at its right end, written to `path` as PNG or SVG."""
   with _figure(path, columns=len(drawn)) as figure:
     for ax, panel in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
       ends = []
@@ -232,14 +232,13 @@ def _figure(
   width: float = _PANEL_WIDTH,
   height: float = _PANEL_HEIGHT,
 ) -> Iterator[matplotlib.figure.Figure]:
-  """A figure of `columns` panels of `width` inches; written to `path` as PNG at the end."""
+  """A figure of `columns` panels of `width` inches; written to `path` at the end."""
   with matplotlib.style.context(["default", _STYLE]):
     figure = matplotlib.figure.Figure((columns * width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08, wspace=0.04, hspace=0.04)
     yield figure
-    # No "Software" entry: a PNG must not change with matplotlib's patch release.
-    figure.savefig(pathlib.Path(path), format="png", dpi=_DPI, metadata={"Software": None})
+    figures.save(figure, path, dpi=_DPI)
 
 
 def _accuracy_lines(

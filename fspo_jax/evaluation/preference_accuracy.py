@@ -86,19 +86,20 @@ def score_pairs(
   Returns:
     The scores, on the host.
   """
-  per_row = rows.packing.episodes
-  steps = -(-episodes // (per_row * rows_per_batch))
+  packing = rows.packing
+  used = -(-episodes // packing.window_episodes) * packing.window_rows
+  steps = -(-used // rows_per_batch)
 
   columns: list[tuple[np.ndarray, ...]] = []
   dropped, padding = 0, []
   data = batching.batches(rows, rows_per_step=rows_per_batch, steps=steps)
   with metrics_lib.progress_bar() as bar, sharding.use(mesh):
     task = bar.add_task(label, total=steps, note="")
-    for step, batch in enumerate(data):
+    for batch in data:
       difference = np.asarray(
         _differences(model, params, sharding.to_global(mesh, batch), vocab_chunk)
       )
-      first = (step * rows_per_batch + np.arange(rows_per_batch)) * per_row
+      first = batch.row // packing.window_rows * packing.window_episodes
       episode = first[:, None] + batch.pair_episode
       real = (batch.pair_weight > 0) & (episode < episodes)
       values = (episode, batch.pair_shots, batch.pair_context, difference)

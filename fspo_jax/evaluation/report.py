@@ -1,6 +1,6 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The report of an evaluation: one Markdown file that a person reads from top to bottom.
+"""The report of an evaluation, that a person reads from top to bottom: Markdown, and one HTML file.
 
 What is not in the results (Bayes accuracy and win rates, for users without a world or a judge) is
 left out of the report.
@@ -9,43 +9,31 @@ left out of the report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import dataclasses
+import functools
 import json
 import os
 import pathlib
 from typing import Any
 
-from fspo_jax.evaluation import markdown, plots, report_analysis
+from fspo_jax.evaluation import plots, report_analysis, report_samples
 from fspo_jax.evaluation import results as results_lib
+from fspo_jax.evaluation.formatting import count, duration, rate
 from fspo_jax.evaluation.methods import METHODS
+from fspo_jax.evaluation.report_samples import UserSample
 from fspo_jax.evaluation.results import SPLITS, Results
-from fspo_jax.preferences import Preference
-
-_SHOTS_SHOWN = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class UserSample:
-  """One user, one prompt, and what each method answered.
-
-  Attributes:
-    user_id: the user.
-    description: the gold description, where it is known.
-    shots: the preferences the methods saw.
-    prompt: what was asked.
-    responses: {method: response}; the methods are keys of `METHODS`.
-    rewards: {method: the judge's reward of its response}, where there is a judge; a method may be
-      missing.
-    written_description: the description the model wrote from the shots, where it wrote one.
-  """
-
-  user_id: str
-  description: str | None
-  shots: Sequence[Preference]
-  prompt: str
-  responses: Mapping[str, str]
-  rewards: Mapping[str, float] | None = None
-  written_description: str | None = None
+from fspo_jax.pages import markdown, webpage
+from fspo_jax.pages.document import (
+  Block,
+  Bullets,
+  Document,
+  Figure,
+  Listing,
+  Paragraph,
+  Section,
+  Span,
+  Table,
+  Text,
+)
 
 
 def write_report(
@@ -54,20 +42,21 @@ def write_report(
   samples: Sequence[UserSample],
   *,
   title: str,
-  notes: Sequence[str] = (),
+  notes: Sequence[Text] = (),
   data_facts: Mapping[str, object] | None = None,
-  figures: Mapping[str, str] | None = None,
+  sections: Sequence[Section] = (),
 ) -> pathlib.Path:
-  """Writes `report.md` and its plots into `directory`, which is made where it is missing.
+  """Writes report.md with its plots, and report.html, into `directory`, made where it is missing.
 
   Args:
-    directory: where report.md, accuracy_by_k.png and (if there are win rates) win_rates.png go.
+    directory: where report.md, report.html, accuracy_by_k.png and (if there are win rates)
+      win_rates.png go.
     results: valid results; their environment says what was run.
     samples: the users to show, usually three.
     title: the heading.
-    notes: paragraphs of Markdown to put under the headline, such as what a reader should beware of.
+    notes: paragraphs to put under the headline, such as what a reader should beware of.
     data_facts: {name: value} about the data, such as how many users were trained on.
-    figures: {caption: path relative to `directory`} of further figures, such as training curves.
+    sections: what else there is to say, such as training curves.
 
   Returns:
     The path of report.md.
@@ -77,41 +66,33 @@ def write_report(
   """
   results_lib.validate(results)
   directory = pathlib.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
-  plots.accuracy_by_k(results, directory / "accuracy_by_k.png")
-  win_rate_plot = any(results["win_rate"].values())
-  if win_rate_plot:
-    plots.win_rates(results, directory / "win_rates.png")
-
-  blocks = [f"# {title}", headline(results), *notes]
+  blocks: list[Block] = [Paragraph(headline(results), lead=True), *map(Paragraph, notes)]
   blocks += _what_was_run(results["environment"], data_facts or {})
-  blocks += ["## Preference accuracy by number of shots", "![Accuracy by k](accuracy_by_k.png)"]
-  blocks += _accuracy_tables(results)
+  blocks.append(_accuracy(results))
   for key in sorted(key for key in results if key == "win_rate" or key.startswith("win_rate_")):
-    blocks += _win_rate_table(key, results[key])
-    if key == "win_rate" and win_rate_plot:
-      blocks.append("![Win rates](win_rates.png)")
-  blocks += report_analysis.blocks(results, directory)
-  blocks += _methods(results)
+    blocks += _win_rates(key, results)
+  blocks += report_analysis.sections(results)
+  blocks.append(_methods(results))
   blocks += _baselines(results.get("baselines", {}), results.get("baselines_ci95", {}))
-  blocks += _samples(samples)
-  for caption, path in (figures or {}).items():
-    blocks += [f"## {caption}", f"![{caption}]({path})"]
+  blocks += report_samples.sections(samples)
+  blocks += sections
   blocks += _wall_times(results["wall_seconds"]) + _rest(results)
 
-  path = directory / "report.md"
-  path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
-  return path
+  document = Document(title, blocks)
+  directory.mkdir(parents=True, exist_ok=True)
+  markdown.write(directory / "report.md", document)
+  webpage.write(directory / "report.html", document)
+  return directory / "report.md"
 
 
-def headline(results: Results) -> str:
+def headline(results: Results) -> Text:
   """What the results say in two sentences: accuracy at the most shots, then win rates.
 
   Args:
     results: valid results.
 
   Returns:
-    Markdown, about the first split that the results have.
+    A paragraph about the first split that the results have.
   """
   accuracy, intervals = results["preference_accuracy"], results["preference_accuracy_ci95"]
   split = next(split for split in SPLITS if any(split in by for by in accuracy.values()))
@@ -122,14 +103,12 @@ def headline(results: Results) -> str:
   parts = []
   for method in ours + [method for method in methods if method not in ours]:
     last = str(_last_k(accuracy[method][split]))
-    value = markdown.rate(accuracy[method][split][last], intervals[method][split][last], unit=" %")
+    value = rate(accuracy[method][split][last], intervals[method][split][last], unit=" %")
     parts.append(f"{METHODS[method].label} {value}")
   if split in results["bayes_accuracy"]:
     best = results["bayes_accuracy"][split]
-    parts.append(f"the Bayes ceiling {markdown.rate(best[str(_last_k(best))], unit=' %')}")
-  text = (
-    f"**{SPLITS[split]}, up to {_count(k, 'shot')}:** preference accuracy is {', '.join(parts)}."
-  )
+    parts.append(f"the Bayes ceiling {rate(best[str(_last_k(best))], unit=' %')}")
+  text = f" preference accuracy is {', '.join(parts)}."
 
   rates = {m: by[split] for m, by in results["win_rate"].items() if split in by and m != "base"}
   ours = [method for method in METHODS if method in rates and method.startswith("fspo")] or [
@@ -137,15 +116,17 @@ def headline(results: Results) -> str:
   ]
   if ours:
     wins = [
-      f"{METHODS[m].label} wins {markdown.rate(rates[m]['mean'], rates[m]['ci95'], unit=' %')} "
-      f"({_count(rates[m]['users'], 'user')})"
+      f"{METHODS[m].label} wins {rate(rates[m]['mean'], rates[m]['ci95'], unit=' %')} "
+      f"({count(rates[m]['users'], 'user')})"
       for m in ours
     ]
     text += f" Against the base model's responses, {', '.join(wins)}."
-  return text
+  return Span(f"{SPLITS[split]}, up to {count(k, 'shot')}:"), text
 
 
-def _what_was_run(environment: Mapping[str, Any], data_facts: Mapping[str, object]) -> list[str]:
+def _what_was_run(
+  environment: Mapping[str, Any], data_facts: Mapping[str, object]
+) -> list[Section]:
   known = {
     "command": "Command",
     "seed": "Seed",
@@ -157,20 +138,22 @@ def _what_was_run(environment: Mapping[str, Any], data_facts: Mapping[str, objec
     "python": "Python",
   }
   order = [*known, *sorted(set(environment) - set(known))]
-  facts = {
-    known.get(key, key): environment[key] for key in order if environment.get(key) is not None
-  }
-  blocks = []
-  for heading, table in (("## What was run", facts), ("## Data", data_facts)):
-    if table:
-      rows = [(markdown.text(key), _value(value)) for key, value in table.items()]
-      blocks += [heading, markdown.table(("", ""), rows)]
-  return blocks
+  run: list[tuple[Text, Text]] = [
+    (known.get(key, key), Span(value, "code") if key == "command" else _value(value))
+    for key, value in ((key, environment.get(key)) for key in order)
+    if value is not None
+  ]
+  data = [(name, _value(value)) for name, value in data_facts.items()]
+  return [
+    Section(title, [Table(("", ""), rows)])
+    for title, rows in (("What was run", run), ("Data", data))
+    if rows
+  ]
 
 
-def _accuracy_tables(results: Results) -> list[str]:
+def _accuracy(results: Results) -> Section:
   accuracy, intervals = results["preference_accuracy"], results["preference_accuracy_ci95"]
-  blocks = []
+  tables = []
   for split, label in SPLITS.items():
     methods = [method for method in METHODS if split in accuracy.get(method, {})]
     if not methods:
@@ -182,31 +165,29 @@ def _accuracy_tables(results: Results) -> list[str]:
       row = [k]
       for method in methods:
         mean = accuracy[method][split].get(k)
-        row.append("" if mean is None else markdown.rate(mean, intervals[method][split][k]))
+        row.append("" if mean is None else rate(mean, intervals[method][split][k]))
       if bayes:
-        row.append(markdown.rate(bayes[k]) if k in bayes else "")
+        row.append(rate(bayes[k]) if k in bayes else "")
       rows.append(row)
-    header = [
-      "k",
-      *(METHODS[method].label for method in methods),
-      *(["Bayes ceiling"] if bayes else []),
-    ]
-    blocks += [f"### {label}", markdown.table(header, rows, align="right")]
-  blocks.append(
-    "In %, with 95 % intervals from resampling users. Chance is 50; a margin of exactly zero "
-    "counts half."
-    + (
-      " The Bayes ceiling is what an observer reaches who knows how users come about, and has seen "
-      "the same k shots; a method that sees and knows no more than that passes it by chance."
-      if results["bayes_accuracy"]
-      else ""
-    )
-    + " A method given at k = 0 alone uses no shots."
+    labels = [METHODS[method].label for method in methods]
+    header = ["k", *labels, *(["Bayes ceiling"] if bayes else [])]
+    tables.append(Section(label, [Table(header, rows, numeric=True)]))
+  ceiling = (
+    " The Bayes ceiling is what an observer reaches who knows how users come about, and has seen "
+    "the same k shots; a method that sees and knows no more than that passes it by chance."
   )
-  return blocks
+  note = (
+    "In %, with 95 % intervals from resampling users. Chance is 50; a margin of exactly zero "
+    f"counts half.{ceiling if results['bayes_accuracy'] else ''} A method given at k = 0 alone "
+    "uses no shots."
+  )
+  alt = "Accuracy by k: a line for each method, of the numbers in the tables below"
+  figure = Figure("accuracy_by_k", alt, functools.partial(plots.accuracy_by_k, results))
+  return Section("Preference accuracy by number of shots", [figure, Paragraph(note), *tables])
 
 
-def _win_rate_table(key: str, rates: Mapping[str, Any]) -> list[str]:
+def _win_rates(key: str, results: Results) -> list[Section]:
+  rates: Mapping[str, Any] = results[key]
   if not any(rates.values()):
     return []
   splits = [split for split in SPLITS if any(split in by for by in rates.values())]
@@ -215,111 +196,60 @@ def _win_rate_table(key: str, rates: Mapping[str, Any]) -> list[str]:
     if rates.get(method):
       row = [row_of.label]
       for split in splits:
-        rate = rates[method].get(split)
-        row += [markdown.rate(rate["mean"], rate["ci95"]), str(rate["users"])] if rate else ["", ""]
+        found = rates[method].get(split)
+        row += [rate(found["mean"], found["ci95"]), str(found["users"])] if found else ["", ""]
       rows.append(row)
   header = [""]
   for split in splits:
     header += [SPLITS[split], "users"]
-  variant = key.removeprefix("win_rate").lstrip("_").replace("_", " ")
-  return [
-    f"## Win rate ({markdown.text(variant)})" if variant else "## Win rate",
-    markdown.table(header, rows, align="right"),
-    "In %, with 95 % intervals from resampling users: how often the judge prefers the response to "
-    "the base model's, for that user; ties count half.",
+  blocks: list[Block] = [
+    Table(header, rows, numeric=True),
+    Paragraph(
+      "In %, with 95 % intervals from resampling users: how often the judge prefers the response "
+      "to the base model's, for that user; ties count half."
+    ),
   ]
+  variant = key.removeprefix("win_rate").lstrip("_").replace("_", " ")
+  if not variant:
+    alt = "Win rates: a point and its interval for each method, of the numbers in the table above"
+    blocks.append(Figure("win_rates", alt, functools.partial(plots.win_rates, results)))
+  return [Section(f"Win rate ({variant})" if variant else "Win rate", blocks)]
 
 
-def _methods(results: Results) -> list[str]:
+def _methods(results: Results) -> Section:
   named = {*results["preference_accuracy"], *results["win_rate"]}
-  lines = [f"- **{m.label}**: {m.about}" for name, m in METHODS.items() if name in named]
-  return ["## The methods", "\n".join(lines)]
+  items = [(Span(m.label), f": {m.about}") for name, m in METHODS.items() if name in named]
+  return Section("The methods", [Bullets(items)])
 
 
 def _baselines(
   baselines: Mapping[str, Mapping[str, float]],
   intervals: Mapping[str, Mapping[str, Sequence[float] | None]],
-) -> list[str]:
+) -> list[Section]:
   if not baselines:
     return []
   splits = [split for split in SPLITS if any(split in by for by in baselines.values())]
   rows = [
     [
-      markdown.text(name),
-      *(markdown.rate(by[s], intervals.get(name, {}).get(s)) if s in by else "" for s in splits),
+      name,
+      *(rate(by[s], intervals.get(name, {}).get(s)) if s in by else "" for s in splits),
     ]
     for name, by in sorted(baselines.items())
   ]
-  table = markdown.table(["", *(SPLITS[split] for split in splits)], rows, align="right")
-  return ["## Baselines", table, "Preference accuracy in %, with 95 % intervals by user."]
+  table = Table(["", *(SPLITS[split] for split in splits)], rows, numeric=True)
+  note = Paragraph("Preference accuracy in %, with 95 % intervals by user.")
+  return [Section("Baselines", [table, note])]
 
 
-def _samples(samples: Sequence[UserSample]) -> list[str]:
-  if not samples:
-    return []
-  blocks = ["## Side by side"]
-  for sample in samples:
-    unknown = sorted({*sample.responses, *(sample.rewards or {})} - set(METHODS))
-    if unknown:
-      raise ValueError(
-        f"sample of user {sample.user_id!r}: expected methods of {list(METHODS)}, found {unknown}"
-      )
-    blocks.append(f"### User {markdown.text(sample.user_id)}")
-    about = []
-    if sample.description is not None:
-      about.append(f"- **Gold description:** {markdown.text(sample.description)}")
-    if sample.written_description is not None:
-      about.append(
-        f"- **Description the model wrote:** {markdown.text(sample.written_description)}"
-      )
-    if about:
-      blocks.append("\n".join(about))
-    blocks += _shots(sample.shots)
-    blocks += [f"**Prompt:** {markdown.text(sample.prompt)}", _responses(sample)]
-  return blocks
-
-
-def _shots(shots: Sequence[Preference]) -> list[str]:
-  if not shots:
-    return []
-  header = ["", "shots", "**chosen**", "rejected"]
-  rows = [
-    [str(i), markdown.text(shot.prompt), markdown.text(shot.chosen), markdown.text(shot.rejected)]
-    for i, shot in enumerate(shots, 1)
-  ]
-  blocks = [markdown.table(header, rows[:_SHOTS_SHOWN])]
-  rest = rows[_SHOTS_SHOWN:]
-  if rest:
-    more = _count(len(rest), "more shot")
-    # The blank lines inside make a Markdown reader go on reading Markdown.
-    blocks += [f"<details><summary>{more}</summary>", markdown.table(header, rest), "</details>"]
-  return blocks
-
-
-def _responses(sample: UserSample) -> str:
-  rewards = sample.rewards or {}
-  best = max(rewards.values(), default=None)
-  rows = []
-  for method, row_of in METHODS.items():
-    if method in sample.responses:
-      row = [row_of.label, markdown.text(sample.responses[method])]
-      if rewards:
-        reward = rewards.get(method)
-        text = "" if reward is None else f"{reward:.2f}"
-        row.append(f"**{text}**" if text and reward == best else text)
-      rows.append(row)
-  return markdown.table(["", "response", *(["reward"] if rewards else [])], rows)
-
-
-def _wall_times(wall_seconds: Mapping[str, float]) -> list[str]:
+def _wall_times(wall_seconds: Mapping[str, float]) -> list[Section]:
   if not wall_seconds:
     return []
-  rows = [[markdown.text(stage), _duration(seconds)] for stage, seconds in wall_seconds.items()]
-  rows.append(["**all**", f"**{_duration(sum(wall_seconds.values()))}**"])
-  return ["## Wall time", markdown.table(["stage", ""], rows, align="right")]
+  rows: list[tuple[Text, Text]] = [(stage, duration(s)) for stage, s in wall_seconds.items()]
+  rows.append((Span("all"), Span(duration(sum(wall_seconds.values())))))
+  return [Section("Wall time", [Table(("stage", ""), rows, numeric=True)])]
 
 
-def _rest(results: Results) -> list[str]:
+def _rest(results: Results) -> list[Section]:
   """Later additions to the results that have no section of their own, as they are."""
   shown = {*results_lib.REQUIRED, "baselines", "baselines_ci95", *report_analysis.KEYS}
   rest = {
@@ -329,25 +259,16 @@ def _rest(results: Results) -> list[str]:
   }
   if not rest:
     return []
-  return ["## Further numbers", "```json\n" + json.dumps(rest, indent=2, sort_keys=True) + "\n```"]
+  text = json.dumps(rest, indent=2, sort_keys=True)
+  return [Section("Further numbers", [Listing(text, "json")])]
 
 
 def _value(value: object) -> str:
   if isinstance(value, Mapping):
-    return ", ".join(f"{markdown.text(str(key))} {_value(item)}" for key, item in value.items())
-  return markdown.text(str(value))
-
-
-def _duration(seconds: float) -> str:
-  if seconds < 60:
-    return f"{seconds:.1f} s"
-  minutes, rest = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _count(number: int, noun: str) -> str:
-  return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return ", ".join(f"{key} {_value(item)}" for key, item in value.items())
+  if isinstance(value, list):
+    return ", ".join(map(_value, value))
+  return str(value)
 
 
 def _last_k(by_k: Mapping[str, object]) -> int:

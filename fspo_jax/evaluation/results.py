@@ -28,7 +28,7 @@ and at the first temperature:
     "binomial": {SPLIT: {METHOD: {"won", "lost", "p", "users_for", "users_against", "p_by_user"}}},
     "paired": {SPLIT: {METHOD: {METHOD: {"difference", "ci95", "wilcoxon_p", "permutation_p",
                "preferred", "users"}}}},
-    "calibration": {SPLIT: {METHOD: {"ece", "log_loss", "pairs", "bins": [...]}}},
+    "calibration": {SPLIT: {METHOD: {"ece", "brier", "pairs", "bins": [...]}}},
     "accuracy_by_attribute": {SPLIT: {WORDS: {"pairs": n, METHOD: accuracy}}}
   }
 """
@@ -48,6 +48,7 @@ import subprocess
 import sys
 from typing import Any
 
+from fspo_jax import paths
 from fspo_jax.evaluation.methods import METHODS
 
 Results = dict[str, Any]
@@ -115,11 +116,8 @@ def write(path: str | os.PathLike[str], results: Results) -> None:
     ValueError: if `results` is not valid; nothing is written.
   """
   validate(results)
-  path = pathlib.Path(path)
   text = json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
+  paths.write_atomic(paths.path(path), text.encode())
 
 
 def read(path: str | os.PathLike[str]) -> Results:
@@ -130,7 +128,7 @@ def read(path: str | os.PathLike[str]) -> Results:
     ValueError: if it is no JSON or not valid, naming the file and the key path.
   """
   try:
-    results = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    results = json.loads(paths.path(path).read_text(encoding="utf-8"))
     validate(results)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error

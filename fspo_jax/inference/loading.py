@@ -11,7 +11,7 @@ import pathlib
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import checkpoints, sharding
+from fspo_jax import checkpoints, paths, sharding
 from fspo_jax import config as config_lib
 from fspo_jax import reference as reference_lib
 from fspo_jax.episodes import chat, tokenizers
@@ -41,7 +41,7 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
     FileNotFoundError: there is nothing to open.
     ValueError: the model needs more than preferences.
   """
-  path = pathlib.Path(path)
+  path = paths.path(path)
   if (path / "checkpoints").is_dir():
     return _of_stage(path / "checkpoints" / last_stage(path))
   if huggingface.is_checkpoint(path):
@@ -56,7 +56,7 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
   )
 
 
-def last_stage(workdir: pathlib.Path) -> str:
+def last_stage(workdir: paths.Path) -> str:
   """The last stage of a run that has left a model; FileNotFoundError for none."""
   for stage in STAGES:
     if any((workdir / "checkpoints" / stage).glob("*/params")):
@@ -91,7 +91,7 @@ def _of_base(path: pathlib.Path) -> Personalizer:
   return Personalizer(writer, vocab_chunk=base.config.vocab_chunk)
 
 
-def _of_stage(path: pathlib.Path) -> Personalizer:
+def _of_stage(path: paths.Path) -> Personalizer:
   writer = Writer.load(path)
   with checkpoints.Checkpoints(path) as saved:
     config = ml_collections.ConfigDict(saved.metadata()["config"])

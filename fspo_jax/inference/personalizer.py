@@ -33,6 +33,7 @@ from fspo_jax.training import step
 PreferenceLike = Preference | Mapping[str, str]
 
 _BUCKET = 64  # tokens; a row is rounded up to it, so that few shapes are compiled
+_ROWS, _SHOTS = 8, 8  # rows that are scored at once; their shots are rounded up to a multiple
 _CUT = "\ufffd"  # how a decoder writes a character of which bytes are still to come
 
 
@@ -201,6 +202,59 @@ class Personalizer:
     Raises:
       ValueError: the model was not trained on preferences, or its reference is not at hand.
     """
+    self._check_rewards()
+    if not responses:
+      return np.zeros(0, np.float32)
+    return self._rewards(self._tree(_preferences(preferences), prompt, responses))[
+      0, : len(responses)
+    ]
+
+  def margins(
+    self,
+    contexts: Sequence[Sequence[PreferenceLike]],
+    pairs: Sequence[Sequence[PreferenceLike]],
+  ) -> Float[np.ndarray, "contexts pairs"]:
+    """How much better each user should like the first response of each pair: `rank`, for many.
+
+    Args:
+      contexts: preferences of each user, oldest first.
+      pairs: of each, equally many; `chosen` is the first response, whoever likes it.
+
+    Returns:
+      The implicit reward of the first response minus that of the second.
+
+    Raises:
+      ValueError: as `rank` does.
+    """
+    self._check_rewards()
+    if not contexts or not pairs[0]:
+      return np.zeros((len(contexts), 0), np.float32)
+    episodes = [
+      Episode("", tuple(_preferences(shots)), tuple(_preferences(asked)))
+      for shots, asked in zip(contexts, pairs, strict=True)
+    ]
+    # After as many shots as each has; rounded up, so that few shapes are compiled.
+    most = -(-max(1, *(len(e.shots) for e in episodes)) // _SHOTS) * _SHOTS
+    layout, count = Layout(query_shots=(most,)), len(pairs[0])
+    form = self.writer.formatter
+    packing = batching.fit_packing(
+      episodes, form, layout, most, queries=count, multiple=4 * _BUCKET
+    )
+    rows = batching.Rows(lambda i: episodes[i % len(episodes)], form, layout, packing)
+    together = min(_ROWS, len(episodes))
+    found = []
+    for first in range(0, len(episodes), together):
+      batch = batching.stack([rows(i) for i in range(first, first + together)])
+      rewards = self._rewards(batch)
+      better, worse = (
+        np.take_along_axis(rewards, np.asarray(of)[:, :count], 1)
+        for of in (batch.pair_chosen, batch.pair_rejected)
+      )
+      found.append(better - worse)
+    return np.concatenate(found)[: len(episodes)]
+
+  def _check_rewards(self) -> None:
+    """ValueError for a model that has no implicit rewards."""
     objective = self.objective
     if objective is None or not objective.needs_pairs:
       raise ValueError("found a model that was not trained on preferences: it has no rewards")
@@ -209,13 +263,13 @@ class Personalizer:
         f"the rewards of loss.name={objective.name!r} compare with the reference, which is not "
         "beside this checkpoint; load the run's directory"
       )
-    if not responses:
-      return np.zeros(0, np.float32)
-    batch = self._tree(_preferences(preferences), prompt, responses)
+
+  def _rewards(self, batch: batching.TreeBatch) -> Float[np.ndarray, "rows segments"]:
+    """The implicit reward of every segment."""
     values = self._scores(self.writer.params, batch)
-    if objective.needs_reference:
+    if self.objective.needs_reference:
       values = values - self._scores(self.reference, batch)
-    return objective.beta * np.asarray(values)[0, : len(responses)]
+    return self.objective.beta * np.asarray(values)
 
   def generate(
     self,
@@ -304,7 +358,7 @@ class Personalizer:
     )
     return batching.stack([batching.Rows(lambda _: episode, form, layout, packing)(0)])
 
-  def _scores(self, params: dict, batch: batching.TreeBatch) -> Float[Array, "1 segments"]:
+  def _scores(self, params: dict, batch: batching.TreeBatch) -> Float[Array, "rows segments"]:
     return _scores(
       self.writer.model, params, batch, self._vocab_chunk, self.objective.length_normalize
     )
@@ -317,7 +371,7 @@ def _scores(
   batch: batching.TreeBatch,
   vocab_chunk: int,
   length_normalize: bool,
-) -> Float[Array, "1 segments"]:
+) -> Float[Array, "rows segments"]:
   """Log-probability of every response, or its mean over tokens."""
   scores = scoring.segment_scores(model, params, batch, chunk=vocab_chunk)
   return losses.normalize(scores.logprob, scores.length, length_normalize)

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import pathlib
+import os
 
 from jaxtyping import Float
 import ml_collections
 import numpy as np
 
-from fspo_jax import checkpoints, sharding
+from fspo_jax import checkpoints, paths, sharding
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import tokenizers
 from fspo_jax.episodes.templates import After, Formatter, Role
@@ -51,20 +51,22 @@ class Writer:
   batch: int = 128
 
   @classmethod
-  def load(cls, directory: str | pathlib.Path) -> Writer:
+  def load(cls, directory: str | os.PathLike[str]) -> Writer:
     """Opens a stage's checkpoints (`workdir/checkpoints/preference`): all it takes is the path."""
     with checkpoints.Checkpoints(directory) as saved:
       config = ml_collections.ConfigDict(saved.metadata()["config"])
       # Checkpoints that are older than VPL have no such keys.
-      if pathlib.Path(directory).name == "preference" and "vpl" in config and config.vpl.use:
+      if paths.path(directory).name == "preference" and "vpl" in config and config.vpl.use:
         raise ValueError(
           f"{directory}: found a policy of VPL, which is told who asks by a latent, expected one "
           "that reads shots; evaluate it with the method 'vpl'"
         )
       tokenizer = tokenizers.from_bytes(saved.tokenizer())
-      model = transformer.Transformer(config_lib.transformer(config, tokenizer.vocab_size))
+      shape = config_lib.transformer(config, tokenizer.vocab_size)
+      # What it was trained with is of the devices there.
+      model = transformer.Transformer(dataclasses.replace(shape, attention="xla"))
     mesh = sharding.one_device()
-    params = adapters.load(pathlib.Path(directory), state_lib.abstract_params(model, mesh), mesh)
+    params = adapters.load(paths.path(directory), state_lib.abstract_params(model, mesh), mesh)
     return cls(model, params, config_lib.formatter(config, tokenizer))
 
   def context(self, shots: Sequence[Preference], description: str | None = None) -> Run:

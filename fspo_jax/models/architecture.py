@@ -14,7 +14,9 @@ REMAT_POLICIES = {
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 # The fields that say how a decoder is computed; the others, what its parameters are.
-HOW = ("attention_block", "remat", "dtype", "param_dtype")
+HOW = ("attention", "attention_block", "remat", "dtype", "param_dtype")
+# Tree attention by XLA anywhere, by kernels on TPUs, and by these interpreted, for tests.
+ATTENTIONS = ("xla", "pallas_tpu", "pallas_interpret")
 ACTIVATIONS = ("silu", "gelu")
 ROPE_SCALINGS = ("none", "linear", "llama3")
 
@@ -35,10 +37,11 @@ class TransformerConfig:
     tied: whether the head is the embedding table.
     rope_theta: base of the rotary frequencies.
     norm_eps: of RMSNorm.
-    attention_block: queries per block of tree attention.
+    attention_block: queries per block of tree attention; of the kernels, keys too.
     remat: 'none', 'dots' (keep matmul outputs) or 'full' (keep block inputs alone).
     dtype: of the computation.
     param_dtype: of the parameters.
+    attention: what computes tree attention, one of `ATTENTIONS`; a cache is always read by XLA.
     activation: of the MLP's gate: 'silu' (SwiGLU) or 'gelu' (GeGLU, by tanh; Gemma).
     qkv_bias: whether queries, keys and values have a bias (Qwen 2).
     qk_norm: whether every head's query and key are normalised (Qwen 3, Gemma 3).
@@ -74,6 +77,7 @@ class TransformerConfig:
   remat: str
   dtype: str
   param_dtype: str
+  attention: str = "xla"
   activation: str = "silu"
   qkv_bias: bool = False
   qk_norm: bool = False
@@ -105,6 +109,7 @@ class TransformerConfig:
       raise ValueError(f"model.head_dim={self.head_dim} is odd; rotary embeddings need pairs")
     for name, known in (
       ("remat", sorted(REMAT_POLICIES)),
+      ("attention", ATTENTIONS),
       ("activation", ACTIVATIONS),
       ("rope_scaling", ROPE_SCALINGS),
     ):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from fspo_jax.models import attention, rotary, soft_caps
+from fspo_jax.models import attention, rotary, soft_caps, tree_flash
 from fspo_jax.models.architecture import REMAT_POLICIES, TransformerConfig
 
 # The window of a layer that sees everything, where others have one.
@@ -34,6 +34,13 @@ def init_cache(config: TransformerConfig, batch: int, length: int) -> Cache:
   """An empty cache for `batch` sequences of at most `length` tokens."""
   shape = (config.layers, batch, length, config.kv_heads, config.head_dim)
   return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+class _Layer(NamedTuple):
+  """What a block reads beside, of its own layer."""
+
+  window: Int[Array, ""] | None
+  tree: tree_flash.TreeBlocks | None
 
 
 class _Inputs(NamedTuple):
@@ -139,12 +146,12 @@ class Block(nn.Module):
     self,
     x: Float[Array, "B L D"],
     inputs: _Inputs,
-    window: Int[Array, ""] | None,
+    layer: _Layer,
     cache: tuple[Array, Array] | None,
   ) -> tuple[Float[Array, "B L D"], tuple[Array, Array] | None]:
     """The new residual stream, and the layer's cache with the new tokens in it (None without)."""
     c = self.config
-    added, cache = self._attend(RMSNorm(c, name="attention_norm")(x), inputs, window, cache)
+    added, cache = self._attend(RMSNorm(c, name="attention_norm")(x), inputs, layer, cache)
     x = x + (RMSNorm(c, name="attention_post_norm")(added) if c.post_norms else added)
     added = self._transform(RMSNorm(c, name="mlp_norm")(x))
     x = x + (RMSNorm(c, name="mlp_post_norm")(added) if c.post_norms else added)
@@ -154,7 +161,7 @@ class Block(nn.Module):
     self,
     h: Float[Array, "B L D"],
     inputs: _Inputs,
-    window: Int[Array, ""] | None,
+    layer: _Layer,
     cache: tuple[Array, Array] | None,
   ) -> tuple[Float[Array, "B L D"], tuple[Array, Array] | None]:
     c = self.config
@@ -167,14 +174,15 @@ class Block(nn.Module):
     v = heads("v", c.kv_heads, "kv_heads")
     if c.qk_norm:
       q, k = RMSNorm(c, name="q_norm")(q), RMSNorm(c, name="k_norm")(k)
-    rotation = inputs.rotation_of(window)
+    rotation = inputs.rotation_of(layer.window)
     q, k = rotary.rotate(q, rotation), rotary.rotate(k, rotation)
-    rules = {"window": window, "scale": c.query_scale, "softcap": c.attention_softcap}
-    positions = inputs.positions
-    if cache is None:
-      attended = attention.tree_attention(
-        q, k, v, inputs.subtree_end, positions, block=c.attention_block, **rules
-      )
+    rules = {"window": layer.window, "scale": c.query_scale, "softcap": c.attention_softcap}
+    positions, rows = inputs.positions, (inputs.subtree_end, inputs.positions)
+    if layer.tree is not None:
+      rules |= {"block": c.attention_block, "interpret": c.attention == "pallas_interpret"}
+      attended = tree_flash.attention(q, k, v, *rows, layer.tree, **rules)
+    elif cache is None:
+      attended = attention.tree_attention(q, k, v, *rows, block=c.attention_block, **rules)
     else:
       cache = (_append(cache[0], k, positions), _append(cache[1], v, positions))
       attended = attention.cached_attention(q, *cache, positions, **rules)
@@ -263,7 +271,12 @@ class Transformer(nn.Module):
     )(c, name="blocks")
     rotations = rotary.rotation(c, positions), rotary.local_rotation(c, positions)
     inputs = _Inputs(*rotations, positions, subtree_end)
-    x, layers_cache = layers(x, inputs, _windows(c), None if cache is None else (cache.k, cache.v))
+    tree = None
+    # What parameters are made of are their shapes, on rows that no mesh could split.
+    if c.attention != "xla" and cache is None and not self.is_initializing():
+      tree = _trees(c, subtree_end, positions)
+    layer = _Layer(_windows(c), tree)
+    x, layers_cache = layers(x, inputs, layer, None if cache is None else (cache.k, cache.v))
     x = RMSNorm(c, name="final_norm")(x)
     return x, None if layers_cache is None else Cache(*layers_cache)
 
@@ -273,6 +286,25 @@ def _windows(config: TransformerConfig) -> Int[Array, " layers"] | None:
   if not config.layer_windows:
     return None
   return jnp.asarray([window or _EVERYTHING for window in config.layer_windows], jnp.int32)
+
+
+def _trees(
+  config: TransformerConfig, subtree_end: Int[Array, "B L"], positions: Int[Array, "B L"]
+) -> tree_flash.TreeBlocks:
+  """The blocks of every layer: found once for each window that there is."""
+  windows = config.layer_windows or (0,) * config.layers
+  known = sorted({*windows})
+  found = [
+    tree_flash.tree_blocks(
+      subtree_end,
+      positions,
+      block=config.attention_block,
+      window=(window or _EVERYTHING) if config.layer_windows else None,
+    )
+    for window in known
+  ]
+  which = np.asarray([known.index(window) for window in windows])
+  return jax.tree.map(lambda *x: jnp.stack(x)[which], *found)
 
 
 def head(params: dict, config: TransformerConfig) -> Float[Array, "D V"]:

@@ -20,7 +20,6 @@ from fspo_jax.planning import hlo
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
-_SHAPE = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{(\{[0-9,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([0-9,]+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?")
 _MESH = re.compile(
@@ -77,7 +76,7 @@ class Traffic:
 
 def _size(shape: str, *, largest: bool) -> int:
   """Bytes of a shape, of all in a tuple together; or of the largest alone."""
-  sizes = [hlo.array_bytes(*found) for found in _SHAPE.findall(shape)]
+  sizes = [size for size, _ in hlo.arrays(shape)]
   return max(sizes, default=0) if largest else sum(sizes)
 
 

@@ -67,7 +67,11 @@ def _attention(m: TransformerConfig, pairs: float) -> float:
 
 def _looked_at(w: Work) -> float:
   """Pairs of a query and a key that a row's attention goes through, in vain or not."""
-  spans = attention.spans(w.tokens, w.model.attention_block)
+  block = w.model.attention_block
+  if w.model.attention != "xla":  # block by block up to the diagonal, if no tree has dead ones
+    count = -(-w.tokens // block)
+    return block * block * count * (count + 1) / 2
+  spans = attention.spans(w.tokens, block)
   return float(sum((stop - start) * stop for start, stop in spans))
 
 
@@ -96,8 +100,10 @@ def program_flops(w: Work) -> float:
   # computed again a last product is not needed: of the weights with values, of the MLP.
   again, last = _AGAIN[m.remat], 2.0 * m.layers * m.width * m.mlp * w.tokens
   policy = blocks * (1 + again + _BACKWARD) - again * last
-  # No policy but 'none' keeps attention's products, which have a batch dimension.
-  policy += attended * (1 + (m.remat != "none") + 0.5 + _BACKWARD) + head * (1 + 1 + _BACKWARD)
+  # No policy but 'none' keeps attention's products, which have a batch dimension. The two
+  # kernels that go backwards each compute scores by themselves: 3 and 4 products, 2 forwards.
+  backward = 0.5 + _BACKWARD if m.attention == "xla" else 3.5
+  policy += attended * (1 + (m.remat != "none") + backward) + head * (1 + 1 + _BACKWARD)
   return w.rows * (policy + w.scores_reference * (blocks + attended + head))
 
 
@@ -150,6 +156,8 @@ def memory(w: Work, mesh: Mapping[str, int]) -> float:
   tokens = rows * w.tokens
   saved = m.layers * tokens * _saved_per_token(m, tensor)
   scores = 3 * 4.0 * rows * max(m.heads // tensor, 1) * m.attention_block * w.tokens
+  if m.attention != "xla":
+    scores = 0.0  # they stay in a core's fast memory
   inside = tokens * (3 * 2.0 * m.mlp / tensor + 4 * 4.0 * m.width)
   gathered = 2 * 2.0 * layer_params(m) / tensor
   # The embedding table whole on every chip along fsdp: read by id, and its gradient by id too.
@@ -175,6 +183,8 @@ def estimate(w: Work, mesh: Mapping[str, int], chip: Chip) -> Estimate:
   sent += streams * 2 * 2.0 * tokens * m.width * (tensor - 1) / tensor
   moves = _SCORE_MOVES_TRAINED + _SCORE_MOVES * w.scores_reference
   scores = 4.0 * m.layers * m.heads * _looked_at(w) * w.rows / chips
+  if m.attention != "xla":
+    scores = 0.0  # they stay in a core's fast memory
   return Estimate(
     memory=memory(w, mesh),
     compute_s=program_flops(w) / chips / chip.flops,

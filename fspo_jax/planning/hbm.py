@@ -11,11 +11,8 @@ charged with the collective's arrays.
 
 from __future__ import annotations
 
-import re
-
 from fspo_jax.planning import hlo
 
-_SHAPE = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
 _FREE |= {"call", "after-all", "iota", "partition-id", "replica-id", "opt-barrier"}
 _SLICES = ("dynamic-slice", "slice", "gather")
@@ -23,10 +20,7 @@ _SLICES = ("dynamic-slice", "slice", "gather")
 
 def _sizes(shape: str) -> list[int]:
   """Bytes of each array of a shape that lies in the chip's large memory."""
-  found = []
-  for dtype, dims, layout in _SHAPE.findall(shape):
-    found.append(0 if "S(" in layout else hlo.array_bytes(dtype, dims))
-  return found
+  return [0 if "S(" in layout else size for size, layout in hlo.arrays(shape)]
 
 
 class _Computation:

@@ -12,6 +12,7 @@ import re
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 _BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
+_ARRAY = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*)$")
 _OPCODE = re.compile(r"^(\(.*?\)|[a-z]+[0-9]*\[[^ ]*) ([a-z][a-z0-9-]*)\((.*)$")
@@ -21,9 +22,12 @@ _BRANCH = re.compile(r"(?:true|false)_computation=%?([^\s,)}]+)")
 _KNOWN_ROUNDS = re.compile(r"known_trip_count\W+n\W+(\d+)")  # XLA:CPU says it beside the loop
 
 
-def array_bytes(dtype: str, dims: str) -> int:
-  """Bytes of an array such as bf16[8,128]."""
-  return _BYTES.get(dtype, 4) * math.prod(int(d) for d in dims.split(",") if d)
+def arrays(shape: str) -> list[tuple[int, str]]:
+  """Bytes and layout of each array of a shape such as bf16[8,128]{1,0}, or of a tuple of them."""
+  return [
+    (_BYTES.get(dtype, 4) * math.prod(int(d) for d in dims.split(",") if d), layout)
+    for dtype, dims, layout in _ARRAY.findall(shape)
+  ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import ml_collections
 from fspo_jax import base, sharding
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import tokenizers
-from fspo_jax.models import transformer
+from fspo_jax.models import transformer, tree_flash
 from fspo_jax.planning import estimate, hardware, meshes, program, report
 
 
@@ -49,6 +49,7 @@ def compile_mesh(
     c.mesh.update(one.mesh)
   mesh = sharding.make_mesh(**c.mesh, devices=target.devices)
   model = transformer.Transformer(config_lib.transformer(c, vocab_size(c)))
+  tree_flash.check(model.config, mesh)
   traced, given = program.trace(c, stage, model, mesh)
   return report.Row(
     candidate=one,

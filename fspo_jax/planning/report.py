@@ -35,11 +35,6 @@ class Row:
   optimizer: int
   frozen: int
 
-  @property
-  def memory(self) -> float:
-    """Bytes of a chip, by the compiler."""
-    return self.compiled.memory
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -81,7 +76,7 @@ def times(row: Row, target: Target) -> dict[str, float] | None:
 def fits(row: Row, target: Target) -> bool:
   """Whether the chip's memory is enough; of chips that others stand in for, by the formulas."""
   if target.is_exact:
-    return row.compiled.fits and row.memory <= target.chip.memory
+    return row.compiled.fits and row.compiled.memory <= target.chip.memory
   return row.candidate.estimate.memory <= target.chip.memory
 
 
@@ -285,6 +280,6 @@ def best_first(rows: list[Row], target: Target) -> list[Row]:
 
   def rank(row: Row) -> tuple[bool, float, float]:
     roofline = times(row, target)
-    return not fits(row, target), roofline["bound"] if roofline else math.inf, row.memory
+    return not fits(row, target), roofline["bound"] if roofline else math.inf, row.compiled.memory
 
   return sorted(rows, key=rank)

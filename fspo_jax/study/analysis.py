@@ -26,11 +26,23 @@ import numpy as np
 import scipy.stats
 
 from fspo_jax.evaluation import statistics
+from fspo_jax.evaluation.formatting import p_value
+from fspo_jax.pages import markdown as markdown_lib
+from fspo_jax.paths import write_atomic
 from fspo_jax.study import opening, records
 from fspo_jax.study.records import Comparison, Participant
 from fspo_jax.study.settings import Settings
 from fspo_jax.study.store import Store
-from fspo_jax.workdir import write_atomic
+
+_HEADER = (
+  "against",
+  "win rate",
+  "for / against (participants)",
+  "p",
+  "comparisons",
+  "ties",
+  "skipped",
+)
 
 
 class TooEarlyError(RuntimeError):
@@ -95,27 +107,19 @@ def arm(comparisons: Sequence[Comparison]) -> dict[str, Any]:
   values = np.array([c.value for c in told])
   who = np.array([c.user_id for c in told])
   interval = statistics.cluster_bootstrap(values, who, resamples=10_000)
-  leads = [float((values[who == user] - 0.5).sum()) for user in np.unique(who)]
-  votes = sum(lead > 0 for lead in leads), sum(lead < 0 for lead in leads)
+  test = statistics.binomial_test(values, who)
   first = [c.ours_first == (c.choice == "ours") for c in told if c.choice in ("ours", "theirs")]
   return result | {
     "win_rate": interval.mean,
     "ci95": interval.ci,
     "participants": interval.clusters,
-    "participants_for": votes[0],
-    "participants_against": votes[1],
-    "p_participants": _p(*votes),
-    "p_comparisons": _p(counts["ours"], counts["theirs"]),
+    "participants_for": test.users_for,
+    "participants_against": test.users_against,
+    "p_participants": test.p_by_user,
+    "p_comparisons": test.p,
     "first_chosen": float(np.mean(first)) if first else None,
     "questions": _by_question(told),
   }
-
-
-def _p(wins: int, losses: int) -> float | None:
-  """One-sided exact binomial p that ours is not preferred, without ties; None without any."""
-  if not wins + losses:
-    return None
-  return float(scipy.stats.binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue)
 
 
 def _by_question(told: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -148,8 +152,12 @@ def _median(values: Sequence[float]) -> float | None:
 
 def reached(store: Store, settings: Settings) -> bool:
   """Whether the planned sample has finished."""
-  finished = sum(p.outcome == "finished" for p in records.participants(store))
-  return finished >= settings.participants
+  return _finished(store) >= settings.participants
+
+
+def _finished(store: Store) -> int:
+  with store.read() as db:
+    return db.execute("SELECT count(*) FROM participants WHERE outcome = 'finished'").fetchone()[0]
 
 
 def allow(store: Store, settings: Settings, override: str, now: float, who: str) -> None:
@@ -158,7 +166,8 @@ def allow(store: Store, settings: Settings, override: str, now: float, who: str)
   Raises:
     TooEarlyError: before the planned sample, without a reason to override it.
   """
-  if reached(store, settings):
+  finished = _finished(store)
+  if finished >= settings.participants:
     return
   if not override.strip():
     raise TooEarlyError(
@@ -166,7 +175,6 @@ def allow(store: Store, settings: Settings, override: str, now: float, who: str)
       "estimates before tempts one to stop when they please. --override=REASON does so all the "
       "same, and is recorded"
     )
-  finished = sum(p.outcome == "finished" for p in records.participants(store))
   detail = f"{who}, with {finished} of {settings.participants} finished: {override.strip()}"
   store.note("estimates looked at early", detail, now)
 
@@ -185,49 +193,46 @@ def markdown(found: dict[str, Any]) -> str:
     "participants. p: exact binomial, one-sided; each participant one vote, and in brackets all "
     "comparisons as if independent.",
     "",
-    "| against | win rate | for / against (participants) | p | comparisons | ties | skipped |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
+    markdown_lib.table(
+      _HEADER,
+      [
+        [name + title, *_row(x)]
+        for title, arms in (("", found["arms"]), (", everybody", found["arms_everybody"]))
+        for name, x in arms.items()
+      ],
+    ),
   ]
-  for title, arms in (("", found["arms"]), (", everybody", found["arms_everybody"])):
-    for name, x in arms.items():
-      lines.append(f"| {_cell(name)}{title} | {_row(x)} |")
   for name, x in found["arms"].items():
     if x["comparisons"]:
-      lines += ["", f"## By question, against {_cell(name)}", ""]
-      lines += ["| question | n | win rate |", "| --- | --- | --- |"]
-      lines += [
-        f"| {_cell(q['prompt'])} | {q['n']} | {_rate(q['win_rate'], q['ci95'])} |"
-        for q in x["questions"]
-      ]
+      rows = [[q["prompt"], str(q["n"]), _rate(q["win_rate"], q["ci95"])] for q in x["questions"]]
+      lines += ["", f"## By question, against {markdown_lib.line(name)}", ""]
+      lines.append(markdown_lib.table(("question", "n", "win rate"), rows))
   if found["events"]:
     lines += ["", "## On the record", ""]
     for event in found["events"]:
       day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(event["at"]))
-      lines.append(f"- {day}: {_cell(event['what'])}: {_cell(event['detail'])}")
+      what, detail = (markdown_lib.line(event[key]) for key in ("what", "detail"))
+      lines.append(f"- {day}: {what}: {detail}")
   return "\n".join([*lines, ""])
 
 
-def _row(x: dict[str, Any]) -> str:
+def _row(x: dict[str, Any]) -> list[str]:
+  """An arm's cells below `_HEADER`, after its name."""
   if not x["comparisons"]:
-    return f"- | - | - | 0 | 0 | {x['skip']}"
-  tests = " ".join(
-    text.format("-" if p is None else f"{p:.2g}")
-    for text, p in (("{}", x["p_participants"]), ("({})", x["p_comparisons"]))
-  )
-  ties = x["tie"] + x["identical"]
-  votes = f"{x['participants_for']} / {x['participants_against']} of {x['participants']}"
-  rate = _rate(x["win_rate"], x["ci95"])
-  return f"{rate} | {votes} | {tests} | {x['comparisons']} | {ties} | {x['skip']}"
+    return ["-", "-", "-", "0", "0", str(x["skip"])]
+  p, naive = (p_value(x[key]) for key in ("p_participants", "p_comparisons"))
+  return [
+    _rate(x["win_rate"], x["ci95"]),
+    f"{x['participants_for']} / {x['participants_against']} of {x['participants']}",
+    f"{p} ({naive})",
+    str(x["comparisons"]),
+    str(x["tie"] + x["identical"]),
+    str(x["skip"]),
+  ]
 
 
 def _rate(rate: float, ci: list[float] | None) -> str:
   return f"{rate:.3f}" + (f" [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else "")
-
-
-def _cell(text: str) -> str:
-  """A text that cannot break out of a table's cell, or be a tag."""
-  text = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
-  return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

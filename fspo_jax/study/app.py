@@ -8,14 +8,15 @@ import asyncio
 from collections.abc import AsyncIterator
 import contextlib
 import logging
+import os
 import pathlib
 import subprocess
 import sys
 import time
-import typing
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -40,7 +41,8 @@ class Worker:
 
   def __init__(self, folder: pathlib.Path) -> None:
     """Starts nothing yet; see `personalizing`."""
-    self._command = [sys.executable, "-m", "fspo_jax.study.personalizing", str(folder)]
+    module = "fspo_jax.study.personalizing"
+    self._command = [sys.executable, "-m", module, str(folder), f"--parent={os.getpid()}"]
     self._process: asyncio.subprocess.Process | None = None
 
   def state(self) -> str:
@@ -108,9 +110,7 @@ def make_app(study: Study, *, work: bool = True) -> Guard:
       *Participants(site).routes(),
     ],
     middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[study.settings.server.hostname])],
-    exception_handlers=typing.cast(
-      typing.Any, dict.fromkeys((400, 401, 403, 404, 405, 413, 415, 429, 500), error)
-    ),
+    exception_handlers={HTTPException: error, Exception: error},
     lifespan=lifespan,
   )
   limits, server = study.settings.limits, study.settings.server

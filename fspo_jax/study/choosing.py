@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from fspo_jax.evaluation import active_questions
 from fspo_jax.evaluation.active_questions import Predictor, Task
 from fspo_jax.preferences import Preference
@@ -35,12 +33,7 @@ def choose(
   order = plan.candidates(flow.settings, job.participant, len(pool), int(job.name))
   left = [i for i in order if i not in asked]
   pairs = [Preference(pool[i].prompt, pool[i].first, pool[i].second) for i in left]
-  candidates = pairs[: labels.candidates]
-  first = predict([shots], [candidates])
-  if labels.choose == "uncertainty":
-    gain = -np.abs(first - 0.5)
-  else:
-    targets = tuple(pairs[labels.candidates :][: labels.targets])
-    task = Task(str(job.participant), tuple(candidates), (), targets, ())
-    gain = active_questions.information([task], [tuple(shots)], [candidates], first, predict)
-  return left[int(gain[0].argmax())]
+  candidates = tuple(pairs[: labels.candidates])
+  targets = tuple(pairs[labels.candidates :][: labels.targets])
+  task = Task(str(job.participant), candidates, (), targets, ())
+  return left[active_questions.choices([task], [tuple(shots)], [[]], labels.choose, predict)[0]]

@@ -76,11 +76,10 @@ class Dashboard:
       "dashboard.html",
       people=list(zip(people, states, strict=True)),
       counts={state: states.count(state) for state in _STATES},
-      reached=analysis.reached(self._store, self._site.settings),
+      reached=states.count("finished") >= self._site.settings.participants,
       waiting=waiting,
       failures=failures,
       model=self._site.worker(),
-      exports=list(_EXPORTS),
     )
 
   def invite(self, visit: Visit) -> Response:

@@ -174,7 +174,7 @@ class Flow:
 
   def _advance_labels(self, db: sqlite3.Connection, participant: int, now: float) -> None:
     """When all items are answered: the next one, or the end of the labels."""
-    rows = _labels(db, participant)
+    rows = label_items(db, participant)
     if any(row["choice"] is None for row in rows):
       return
     labels, position = self.settings.labels, len(rows)
@@ -227,12 +227,12 @@ class Flow:
   def shots(self, participant: int) -> list[Preference]:
     """What a participant has labelled, in order, without skips and checks."""
     with self.store.read() as db:
-      return preferences(_labels(db, participant))
+      return preferences(label_items(db, participant))
 
   def asked(self, participant: int) -> set[int]:
     """The pairs that a participant was shown."""
     with self.store.read() as db:
-      return {row["pair"] for row in _labels(db, participant) if row["pair"] is not None}
+      return {row["pair"] for row in label_items(db, participant) if row["pair"] is not None}
 
   def prompts(self, participant: int) -> list[str]:
     """What is to be answered for a participant."""
@@ -290,7 +290,8 @@ def preferences(rows: Iterable[sqlite3.Row]) -> list[Preference]:
   return found
 
 
-def _labels(db: sqlite3.Connection, participant: int) -> list[sqlite3.Row]:
+def label_items(db: sqlite3.Connection, participant: int) -> list[sqlite3.Row]:
+  """The label items of a participant in order, checks among them, with their answers so far."""
   return db.execute(
     "SELECT i.*, choice FROM items i LEFT JOIN answers a ON a.item = i.id"
     " WHERE participant = ? AND phase = 'label' ORDER BY position",

@@ -78,7 +78,8 @@ def _do(study: opening.Study, flags: argparse.Namespace) -> list[str]:
       raise ValueError(f"revoke {flags.number}: found no such invitation")
     return [f"invitation {flags.number} is revoked"]
   if flags.command == "delete":
-    store.erase([flags.number], "asked for by the researcher", now)
+    if not store.erase([flags.number], "asked for by the researcher", now):
+      raise ValueError(f"delete {flags.number}: found no such participant")
     return [f"all answers of participant {flags.number} are deleted"]
   if flags.command == "retry":
     return [f"{study.flow.retry()} jobs will be tried again"]

@@ -59,6 +59,8 @@ class Participants:
         return site.render(visit, "switch.html")
     elif visit.method == "POST":
       raise HTTPException(401)
+    if visit.session is None:  # no cookie, so that nobody has counted it yet
+      site.check_participant(person["id"])
     response = redirect("/")
     opened = site.store.open_session(person["id"], visit.now)
     site.set_cookie(response, "participant", opened, _SECONDS)
@@ -122,7 +124,6 @@ class Participants:
       phase=phase,
       position=position,
       total=max(place.total, position + 1),
-      current=place.position,
       choices=self._choices(phase),
       reasons=self._reasons(phase),
       typed=(item["reason"] or "") if typed is None else typed,

@@ -97,11 +97,7 @@ class LoadedModels:
   ) -> Float[np.ndarray, "contexts pairs"]:
     """See `Models`: the sigmoid of the difference of implicit rewards, scaled."""
     model = self._load(self._settings.arms[0].path)
-    margins = []
-    for shots, asked in zip(contexts, pairs, strict=True):
-      rewards = [model.rank(shots, p.prompt, [p.chosen, p.rejected]) for p in asked]
-      margins.append([float(first - second) for first, second in rewards])
-    return scipy.special.expit(self._settings.labels.scale * np.asarray(margins))
+    return scipy.special.expit(self._settings.labels.scale * model.margins(contexts, pairs))
 
 
 def do(flow: Flow, models: Models, job: Job) -> None:
@@ -154,8 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
   parser.add_argument("workdir", type=pathlib.Path, help="of the study")
   parser.add_argument("--check", action="store_true", help="only see whether the models will do")
+  # By then the imports have taken seconds, in which a server can be killed: it says who it is.
+  parser.add_argument("--parent", type=int, default=os.getppid(), help="process to end with")
   flags = parser.parse_args(arguments)
-  study, parent = opening.reopen(flags.workdir), os.getppid()
+  study = opening.reopen(flags.workdir)
   models = LoadedModels(study.settings)
   if flags.check:
     try:
@@ -167,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   logging.basicConfig(format="%(asctime)s worker: %(message)s", datefmt="%H:%M:%S")
 
   def orphaned() -> bool:
-    return os.getppid() != parent
+    return os.getppid() != flags.parent
 
   with alone(study.path, orphaned):
     work(study.flow, models, orphaned)

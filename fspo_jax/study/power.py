@@ -87,12 +87,17 @@ def participants_needed(
     raise ValueError(f"win_rate={win_rate}: expected more than 0.5, the rate without any effect")
   high = 2
   keys = {"win_rate": win_rate, "comparisons": comparisons, "icc": icc, "alpha": alpha}
+  too_many = ValueError(f"win_rate={win_rate}: it takes more than {_MOST} participants")
   while power(high, **keys) < target:
+    if high > _MOST:
+      raise too_many
     high *= 2
-    if high > 2 * _MOST:
-      raise ValueError(f"win_rate={win_rate}: it takes more than {_MOST} participants")
-  short = [n for n in range(1, 2 * high) if power(n, **keys) < target]
-  return short[-1] + 1 if short else 1
+  # Half of it was too few, unless it is where the search began.
+  short = [n for n in range(max(1, high // 2), 2 * high) if power(n, **keys) < target]
+  needed = short[-1] + 1 if short else 1
+  if needed > _MOST:
+    raise too_many
+  return needed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,10 +13,10 @@ import pathlib
 from typing import Any
 
 from fspo_jax import jsonl
+from fspo_jax.paths import write_atomic
 from fspo_jax.preferences import User
-from fspo_jax.study.flow import preferences
+from fspo_jax.study.flow import label_items, preferences
 from fspo_jax.study.store import Store
-from fspo_jax.workdir import write_atomic
 
 _VALUE = {"ours": 1.0, "theirs": 0.0, "tie": 0.5, "identical": 0.5, "skip": None}
 
@@ -145,12 +145,7 @@ def users(store: Store) -> list[User]:
   found = []
   with store.read() as db:
     for person in _people(db):
-      rows = db.execute(
-        "SELECT prompt, first, second, pair, choice FROM items i JOIN answers a ON a.item = i.id"
-        " WHERE participant = ? AND phase = 'label' ORDER BY position",
-        (person["id"],),
-      ).fetchall()
-      labelled = tuple(preferences(rows))
+      labelled = tuple(preferences(label_items(db, person["id"])))
       if labelled:
         found.append(User(person["pseudonym"], labelled))
   return found
@@ -158,17 +153,13 @@ def users(store: Store) -> list[User]:
 
 def users_jsonl(store: Store) -> bytes:
   """`users` as the lines of a file; empty if there is none."""
-  lines = [
-    {"user_id": user.user_id, "prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected}
-    for user in users(store)
-    for p in user.preferences
-  ]
-  return _lines(lines)
+  return "".join(line for user in users(store) for line in jsonl.dump(user)).encode()
 
 
 def comparisons_jsonl(store: Store) -> bytes:
   """`comparisons` as the lines of a file."""
-  return _lines([dataclasses.asdict(comparison) for comparison in comparisons(store)])
+  lines = (json.dumps(dataclasses.asdict(c), ensure_ascii=False) for c in comparisons(store))
+  return "".join(f"{line}\n" for line in lines).encode()
 
 
 def export(store: Store, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -188,7 +179,3 @@ def _people(db: Any) -> list[Any]:
     "SELECT id, pseudonym, outcome FROM participants WHERE consented_at IS NOT NULL"
     " ORDER BY pseudonym"
   ).fetchall()
-
-
-def _lines(objects: list[dict[str, Any]]) -> bytes:
-  return "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in objects).encode()

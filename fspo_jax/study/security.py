@@ -15,7 +15,7 @@ import time
 
 MIN_PASSWORD = 12  # characters
 _SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 32}
-_REMEMBERED = 10_000  # addresses or sessions of a rate limit
+_REMEMBERED = 10_000  # addresses or participants of a rate limit
 
 
 def new_token() -> str:

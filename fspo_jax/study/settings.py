@@ -3,7 +3,8 @@
 """The config of a study: every key, its default, its unit; and what is impossible.
 
 An experiment (`experiments/study.py`) starts from `default()` and changes what it is about. The
-config is read here and nowhere else: the rest of the study sees `Settings`.
+config is read here, and for the questions in `questions` and `opening`: the rest of the study sees
+`Settings`.
 """
 
 from __future__ import annotations
@@ -328,7 +329,8 @@ def _check_numbers(s: Settings) -> None:
     "generation.max_tokens": (s.generation.max_tokens, 1),
     "generation.description_tokens": (s.generation.description_tokens, 1),
     "generation.attempts": (s.generation.attempts, 1),
-    "limits.body_bytes": (s.limits.body_bytes, 4 * s.limits.reason_characters),
+    # A character of four bytes is twelve in a form ("%F0%9F%98%80"); then there are other fields.
+    "limits.body_bytes": (s.limits.body_bytes, 12 * s.limits.reason_characters + 1024),
     "limits.reason_characters": (s.limits.reason_characters, 1),
     "limits.requests_per_minute": (s.limits.requests_per_minute, 1),
     "limits.strangers_per_minute": (s.limits.strangers_per_minute, 1),
@@ -355,4 +357,9 @@ def _check_server(s: Server) -> None:
     raise ValueError(
       f"server.url={s.url!r}: over http everyone on the way can read the links; expected https, by "
       "a reverse proxy in front of this server"
+    )
+  if url.scheme == "http" and s.host not in ("localhost", "127.0.0.1", "::1"):
+    raise ValueError(
+      f"server.host={s.host!r}: with {s.url!r} other machines would be served over http; expected "
+      "127.0.0.1, or https"
     )

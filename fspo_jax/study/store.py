@@ -182,21 +182,28 @@ class Store:
 
   # Deletion.
 
-  def erase(self, participants: Sequence[int], why: str, now: float) -> None:
-    """Deletes all that is known of participants, from the disk too; their links stay used up."""
+  def erase(self, participants: Sequence[int], why: str, now: float) -> int:
+    """Deletes all that is known of participants, from the disk too; their links stay used up.
+
+    Returns how many there were to delete.
+    """
     if not participants:
-      return
+      return 0
+    erased = 0
     with self.write() as db:
       for participant in participants:
         for table in ("items", "jobs", "sessions"):  # answers go with their items
           db.execute(f"DELETE FROM {table} WHERE participant = ?", (participant,))
-        db.execute(
+        done = db.execute(
           "UPDATE participants SET pseudonym = ?, consented_at = NULL, consent = NULL,"
-          " ended_at = NULL, outcome = NULL, deleted_at = ? WHERE id = ?",
+          " ended_at = NULL, outcome = NULL, deleted_at = ? WHERE id = ? AND deleted_at IS NULL",
           (_pseudonym(), now, participant),
         )
-        db.execute("INSERT INTO events (at, what, detail) VALUES (?, 'deleted', ?)", (now, why))
+        if done.rowcount:
+          db.execute("INSERT INTO events (at, what, detail) VALUES (?, 'deleted', ?)", (now, why))
+        erased += done.rowcount
     self._truncate()
+    return erased
 
   def purge(self, now: float) -> int:
     """Deletes participants whose last answer is too old, and expired sessions; how many."""
@@ -211,8 +218,7 @@ class Store:
     if expired[0]:
       with self.write() as db:
         db.execute("DELETE FROM sessions WHERE expires_at <= ?", (now,))
-    self.erase([row["id"] for row in old], "kept for as long as the study may", now)
-    return len(old)
+    return self.erase([row["id"] for row in old], "kept for as long as the study may", now)
 
   def _truncate(self) -> None:
     """Empties the write-ahead log, where deleted text would otherwise still stand."""
@@ -232,7 +238,7 @@ def _transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
   db.execute(begin)
   try:
     yield
-  except BaseException:
+    db.execute("COMMIT")
+  except BaseException:  # a COMMIT that fails leaves the transaction open
     db.rollback()
     raise
-  db.execute("COMMIT")

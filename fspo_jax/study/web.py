@@ -69,17 +69,14 @@ Handler = Callable[[Visit], Response]
 class Site:
   """The parts of a running study, and the way from a request to a handler."""
 
-  def __init__(
-    self, flow: Flow, *, worker: Callable[[], str], clock: Callable[[], float] = time.time
-  ) -> None:
+  def __init__(self, flow: Flow, *, worker: Callable[[], str]) -> None:
     """Takes the parts.
 
     Args:
       flow: the rules.
       worker: says how the model is, for the dashboard.
-      clock: the time.
     """
-    self.flow, self.worker, self.clock = flow, worker, clock
+    self.flow, self.worker = flow, worker
     limits = flow.settings.limits
     self._requests = security.RateLimit(limits.requests_per_minute)
     self._strangers = security.RateLimit(limits.strangers_per_minute)
@@ -120,15 +117,15 @@ class Site:
     return serve
 
   def _serve(self, handler: Handler, who: Who, request: Request, body: bytes) -> Response:
-    now = self.clock()
+    now = time.time()
     address = _network(request.client.host if request.client else "")
     session = self._session(request, "researcher" if who == "researcher" else "participant", now)
     if session is None and who == "participant":
       self.refuse(address, 401)
     if session is None and who == "researcher":
       return redirect("/researcher/login")
-    if session is not None and not self._requests.allows(session.token):
-      raise HTTPException(429)
+    if session is not None:
+      self.check_participant(session.participant)
     form, shown = {}, now
     if request.method == "POST":
       form, shown = self._form(request, session, body, now)
@@ -147,6 +144,14 @@ class Site:
   def refuse(self, address: str, status: int) -> NoReturn:
     """Refuses what may be a guess, and counts it: HTTPException."""
     raise HTTPException(status if self._strangers.allows(address) else 429)
+
+  def check_participant(self, number: int | None) -> None:
+    """Counts a request of a participant (None: the researcher); HTTPException 429 for too many.
+
+    However many browsers, and so sessions, they have.
+    """
+    if not self._requests.allows(number):
+      raise HTTPException(429)
 
   def check_stranger(self, address: str) -> None:
     """HTTPException 429 for an address that has been refused too often."""
@@ -174,7 +179,7 @@ class Site:
     """The fields of a form that one of our own pages has sent, and when it was shown."""
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     host = request.headers.get("host", "")
-    if origin is not None and urllib.parse.urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
       raise HTTPException(403, "The form was sent by another site.")
     if site not in (None, "same-origin"):
       raise HTTPException(403, "The form was sent by another site.")

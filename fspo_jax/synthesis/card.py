@@ -4,14 +4,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import html
+from collections.abc import Callable, Iterator, Mapping
+import functools
 import json
 import os
 import pathlib
-import re
 from typing import Any
 
+from fspo_jax.pages import markdown
+from fspo_jax.pages.document import (
+  Block,
+  Bullets,
+  Document,
+  Figure,
+  Pairs,
+  Paragraph,
+  Section,
+  Span,
+  Table,
+)
+from fspo_jax.paths import write_atomic
 from fspo_jax.synthesis import card_plots, quality_schema
 from fspo_jax.synthesis.measures import Interval
 from fspo_jax.synthesis.quality import Gate, violations
@@ -48,10 +60,16 @@ def write(
   # What the page shows is what is stored, to the last digit.
   card = quality_schema.from_json(stored["quality"])
   directory.mkdir(parents=True, exist_ok=True)
-  card_plots.draw(card, directory)
-  _replace(directory / "card.md", "\n\n".join(_page(card, gate, facts)) + "\n")
-  _replace(directory / CARD_FILE, text)
+  (directory / "disagreement.png").unlink(missing_ok=True)  # of an earlier card
+  markdown.write(directory / "card.md", Document("Quality card", _page(card, gate, facts)))
+  write_atomic(directory / CARD_FILE, text.encode())
   return directory / CARD_FILE
+
+
+def section(path: str | os.PathLike[str], gate: Gate) -> Section:
+  """The page of card.json, for the report of who has trained on the set; raises as `read` does."""
+  card, facts = _read(path)
+  return Section("Quality card of the data", _page(card, gate, facts))
 
 
 def read(path: str | os.PathLike[str]) -> QualityCard:
@@ -60,15 +78,7 @@ def read(path: str | os.PathLike[str]) -> QualityCard:
   Raises:
     QualityError: there is none, or it is not a card of this version; naming file and key.
   """
-  try:
-    stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    return quality_schema.from_json(stored["quality"])
-  except FileNotFoundError as error:
-    raise QualityError(f"{path}: found no quality card, expected one beside the set") from error
-  except QualityError as error:
-    raise QualityError(f"{path}: {error}") from error
-  except (ValueError, KeyError, TypeError) as error:
-    raise QualityError(f"{path}: found {error!r}, expected a quality card as JSON") from error
+  return _read(path)[0]
 
 
 def check_gate(path: str | os.PathLike[str], gate: Gate, *, how_to_go_on: str) -> None:
@@ -90,49 +100,58 @@ def check_gate(path: str | os.PathLike[str], gate: Gate, *, how_to_go_on: str) -
     )
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f".{path.name}.part")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
+def _read(path: str | os.PathLike[str]) -> tuple[QualityCard, dict[str, Any]]:
+  """The card, and how the set was made."""
+  try:
+    stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    return quality_schema.from_json(stored["quality"]), dict(stored["facts"])
+  except FileNotFoundError as error:
+    raise QualityError(f"{path}: found no quality card, expected one beside the set") from error
+  except QualityError as error:
+    raise QualityError(f"{path}: {error}") from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise QualityError(f"{path}: found {error!r}, expected a quality card as JSON") from error
 
 
-def _page(card: QualityCard, gate: Gate, facts: Mapping[str, Any]) -> Iterator[str]:
+def _page(card: QualityCard, gate: Gate, facts: Mapping[str, Any]) -> list[Block]:
   made = card.made
-  yield "# Quality card"
-  yield (
-    f"{made.preferences:,} preferences of {made.users:,} users ({made.unseen_users:,} of them "
-    f"never trained on) about {made.prompts:,} prompts ({made.unseen_prompts:,} of them about "
-    "topics never trained on)."
-  )
-  yield (
-    "Synthetic preferences transfer to real people only if they are *diverse* (the responses to "
-    "one prompt differ) and *coherent* (a user's description determines what they prefer). This "
-    "page says how far both hold here, and what else to beware of."
-  )
-  yield from _verdict(card, gate)
-  yield from _numbers(card, gate)
-  yield from _diversity(card)
-  yield from _coherence(card)
-  yield from _biases(card)
-  yield from _made(card)
-  yield from _agreement(card)
-  yield from _samples(card)
-  yield "## How it was made"
-  rows = [(_text(key), _text(value)) for key, value in _flat(facts)]
-  rows.append(("seed of the samples and intervals", str(card.seed)))
-  yield _table(("", ""), rows)
+  rows = [*_flat(facts), ("seed of the samples and intervals", str(card.seed))]
+  return [
+    Paragraph(
+      f"{made.preferences:,} preferences of {made.users:,} users ({made.unseen_users:,} of them "
+      f"never trained on) about {made.prompts:,} prompts ({made.unseen_prompts:,} of them about "
+      "topics never trained on)."
+    ),
+    Paragraph(
+      (
+        "Synthetic preferences transfer to real people only if they are ",
+        Span("diverse", "emphasis"),
+        " (the responses to one prompt differ) and ",
+        Span("coherent", "emphasis"),
+        " (a user's description determines what they prefer). This page says how far both hold "
+        "here, and what else to beware of.",
+      )
+    ),
+    *_verdict(card, gate),
+    Section("The numbers", _numbers(card, gate)),
+    Section("Diversity: do the responses to a prompt differ?", _diversity(card)),
+    Section("Coherence: does the description determine the preference?", _coherence(card)),
+    Section("Biases of the judge: order and length", _biases(card)),
+    Section("Yield", [*_made(card)]),
+    Section("Disagreement between users", [*_agreement(card)]),
+    *_samples(card),
+    Section("How it was made", [Table(("", ""), rows)]),
+  ]
 
 
-def _verdict(card: QualityCard, gate: Gate) -> Iterator[str]:
+def _verdict(card: QualityCard, gate: Gate) -> list[Block]:
   short = violations(card, gate)
   if not short:
-    yield "**The set passes the gate.**"
-    return
-  yield "**The set falls short of the gate:**"
-  yield "\n".join(f"- {_text(line)}" for line in short)
+    return [Paragraph(Span("The set passes the gate."))]
+  return [Paragraph(Span("The set falls short of the gate:")), Bullets(short)]
 
 
-def _numbers(card: QualityCard, gate: Gate) -> Iterator[str]:
+def _numbers(card: QualityCard, gate: Gate) -> list[Block]:
   """All that the gate looks at, in one table."""
   made = card.made
   rows = [
@@ -160,67 +179,69 @@ def _numbers(card: QualityCard, gate: Gate) -> Iterator[str]:
       _most(gate.max_regenerate),
     ),
   ]
-  yield "## The numbers"
-  yield _table(("measure", "found", "better", "gate"), rows)
-  yield "In brackets: 95 % intervals from resampling users (for similarity: prompts)."
+  return [
+    Table(("measure", "found", "better", "gate"), rows),
+    Paragraph("In brackets: 95 % intervals from resampling users (for similarity: prompts)."),
+  ]
 
 
-def _diversity(card: QualityCard) -> Iterator[str]:
+def _diversity(card: QualityCard) -> list[Block]:
   found = card.diversity
-  yield "## Diversity: do the responses to a prompt differ?"
-  yield (
-    f"The cosine of every two responses to one prompt, over {found.prompts} sampled prompts, by "
-    f"{_text(found.embedder)}. 1 is the same text; two responses are near-duplicates above 0.95. "
-    f"Mean {_mean(found.mean)}, median {_number(found.median)}, near-duplicates "
-    f"{_percent(found.near_duplicates)}. Cosines of two embedders cannot be compared: with BGE-M3 "
-    "the FSPO paper has 0.96 at temperature 0.3 and 0.71 with an ensemble and views."
-  )
-  yield "![Similarity of responses](similarity.png)"
+  return [
+    Paragraph(
+      f"The cosine of every two responses to one prompt, over {found.prompts} sampled prompts, by "
+      f"{found.embedder}. 1 is the same text; two responses are near-duplicates above 0.95. "
+      f"Mean {_mean(found.mean)}, median {_number(found.median)}, near-duplicates "
+      f"{_percent(found.near_duplicates)}. Cosines of two embedders cannot be compared: with "
+      "BGE-M3 the FSPO paper has 0.96 at temperature 0.3 and 0.71 with an ensemble and views."
+    ),
+    _figure("Similarity of responses", card, card_plots.similarity),
+  ]
 
 
-def _coherence(card: QualityCard) -> Iterator[str]:
+def _coherence(card: QualityCard) -> list[Block]:
   found = card.coherence
-  yield "## Coherence: does the description determine the preference?"
-  yield (
-    "Every pair is judged several times. The binary entropy of the share of judgements for one of "
-    "the two responses is 0 if all agree and 0.69 nats (ln 2) if they are split in half."
-  )
   rows = [
     (f"first description ({found.users} users judged by both)", _mean(found.before)),
     ("final description, the same users", _mean(found.after)),
     ("final description, all users", _mean(found.everyone)),
     ("fall with refinement", "" if found.fall is None else f"{found.fall:.1f}x"),
   ]
-  yield _table(("judged by", "mean entropy (nats)"), rows)
-  yield "In the FSPO paper refinement takes it from 0.64 to 0.13 nats, a fall of 4.9x."
-  yield "![Entropy before and after refinement](entropy.png)"
+  return [
+    Paragraph(
+      "Every pair is judged several times. The binary entropy of the share of judgements for one "
+      "of the two responses is 0 if all agree and 0.69 nats (ln 2) if they are split in half."
+    ),
+    Table(("judged by", "mean entropy (nats)"), rows),
+    Paragraph("In the FSPO paper refinement takes it from 0.64 to 0.13 nats, a fall of 4.9x."),
+    _figure("Entropy before and after refinement", card, card_plots.entropy),
+  ]
 
 
-def _biases(card: QualityCard) -> Iterator[str]:
+def _biases(card: QualityCard) -> list[Block]:
   order, length = card.order, card.length
-  yield "## Biases of the judge: order and length"
-  yield _table(
-    ("", "found"),
-    [
-      ("pairs whose order decides, before the filter", _mean(order.flip_rate)),
-      ("first one shown preferred, before the filter", _mean(order.first_preferred)),
-      ("first one shown preferred, kept pairs", _mean(order.first_preferred_kept)),
-      ("longer one chosen, kept pairs", _mean(length.longer_chosen)),
-      ("any chosen one longer than any rejected one", _number(length.area_under_curve)),
-    ],
-  )
-  yield (
-    "Pairs whose order decides should be dropped. The other four are 0.5 without bias; length may "
-    "be off where users have tastes about it. The last is what length alone would tell of a label."
-  )
-  yield "![Lengths of chosen and rejected responses](lengths.png)"
+  rows = [
+    ("pairs whose order decides, before the filter", _mean(order.flip_rate)),
+    ("first one shown preferred, before the filter", _mean(order.first_preferred)),
+    ("first one shown preferred, kept pairs", _mean(order.first_preferred_kept)),
+    ("longer one chosen, kept pairs", _mean(length.longer_chosen)),
+    ("any chosen one longer than any rejected one", _number(length.area_under_curve)),
+  ]
+  return [
+    Table(("", "found"), rows),
+    Paragraph(
+      "Pairs whose order decides should be dropped. The other four are 0.5 without bias; length "
+      "may be off where users have tastes about it. The last is what length alone would tell of a "
+      "label."
+    ),
+    _figure("Lengths of chosen and rejected responses", card, card_plots.lengths),
+  ]
 
 
-def _made(card: QualityCard) -> Iterator[str]:
+def _made(card: QualityCard) -> Iterator[Block]:
   made = card.made
   share = made.preferences / made.judged if made.judged else None
-  yield "## Yield"
-  yield _table(
+  yield Table(
     ("", ""),
     [
       ("responses", f"{made.responses:,}"),
@@ -234,51 +255,54 @@ def _made(card: QualityCard) -> Iterator[str]:
       *((f"duplicate {name}", f"{count:,}") for name, count in made.duplicates.items()),
     ],
   )
-  yield "![Preferences per user](preferences.png)"
+  yield _figure("Preferences per user", card, card_plots.preferences)
   aside = (("questions", made.set_aside_items), ("users", made.set_aside_users))
-  rows = [(of, _text(why), f"{n:,}") for of, counts in aside for why, n in counts.items()]
-  yield "Set aside, and why:" if rows else "Nothing was set aside."
+  rows = [(of, why, f"{n:,}") for of, counts in aside for why, n in counts.items()]
+  yield Paragraph("Set aside, and why:" if rows else "Nothing was set aside.")
   if rows:
-    yield _table(("of", "reason", "count"), rows)
+    yield Table(("of", "reason", "count"), rows)
 
 
-def _agreement(card: QualityCard) -> Iterator[str]:
+def _agreement(card: QualityCard) -> Iterator[Block]:
   found = card.agreement
-  yield "## Disagreement between users"
-  yield (
+  yield Paragraph(
     f"Every user's labels are compared with those of {found.others} sampled users, on the pairs "
     f"that both have labelled; opposite are {_percent(found.mean)} of these. Near 0 users "
     "are the same person, near 50 % they have nothing in common. Two users can be compared by "
     f"themselves where enough pairs are common: {_percent(found.comparable)} of all couples."
   )
   if any(share is not None for row in found.matrix for share in row):
-    yield "![Disagreement matrix](disagreement.png)"
+    yield _figure("Disagreement matrix", card, card_plots.disagreement)
   named = list(found.regenerate.items())
   if not named:
-    yield "Nobody disagrees with the rest so much that they should be regenerated."
+    yield Paragraph("Nobody disagrees with the rest so much that they should be regenerated.")
     return
-  yield f"{len(named)} to regenerate, for disagreeing with the rest too much:"
-  yield _table(("user", "why"), [(_text(u), _text(why)) for u, why in named[:_REASONS_SHOWN]])
+  yield Paragraph(f"{len(named)} to regenerate, for disagreeing with the rest too much:")
+  yield Table(("user", "why"), named[:_REASONS_SHOWN])
   if len(named) > _REASONS_SHOWN:
-    yield f"... and {len(named) - _REASONS_SHOWN} more in card.json."
+    yield Paragraph(f"... and {len(named) - _REASONS_SHOWN} more in card.json.")
 
 
-def _samples(card: QualityCard) -> Iterator[str]:
-  if card.samples:
-    yield "## Some users"
+def _samples(card: QualityCard) -> list[Block]:
+  shown = []
   for sample in card.samples:
-    yield f"### {_text(sample.user_id)}"
     # Refinement appends; another way of making descriptions may rewrite.
     appended = sample.description.startswith(sample.persona)
     final = sample.description.removeprefix(sample.persona).strip() or "nothing"
-    yield (
-      f"- **First description:** {_text(sample.persona)}\n"
-      f"- **{'Appended by refinement' if appended else 'Final description'}:** {_text(final)}"
-    )
-    yield _table(
-      ("prompt", "chosen", "rejected"),
-      [(_text(p.prompt), _text(p.chosen), _text(p.rejected)) for p in sample.preferences],
-    )
+    how = "Appended by refinement:" if appended else "Final description:"
+    about = [
+      (Span("First description:"), f" {sample.persona.strip()}"),
+      (Span(how), f" {final}"),
+    ]
+    blocks = [Bullets(about), Pairs("prompt", sample.preferences)]
+    shown.append(Section(sample.user_id, blocks, fold="closed"))
+  return [Section("Some users", shown)] if shown else []
+
+
+def _figure(
+  alt: str, card: QualityCard, draw: Callable[[QualityCard, pathlib.Path], None]
+) -> Figure:
+  return Figure(draw.__name__, alt, functools.partial(draw, card))
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -288,17 +312,6 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
     else:
       text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
       yield f"{prefix}{key}", text
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  rule = [":--"] * len(header)
-  return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
-
-
-def _text(text: str) -> str:
-  """Any text as Markdown that shows it as it is, on one line, also in a table."""
-  escaped = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text.strip(), quote=False))
-  return "<br>".join(escaped.splitlines())
 
 
 def _number(found: float | None) -> str:

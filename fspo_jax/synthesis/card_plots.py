@@ -1,6 +1,6 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The plots of a quality card, drawn off screen, in one style."""
+"""The plots of a quality card, drawn off screen, in one style, as PNG or SVG."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import matplotlib.style
 import matplotlib.ticker
 import numpy as np
 
+from fspo_jax.pages import figures
 from fspo_jax.synthesis.measures import Histogram
 from fspo_jax.synthesis.quality_schema import QualityCard
 
@@ -42,38 +43,44 @@ _STYLE = {
 _INCHES = (5.6, 3.2)
 
 
-def draw(card: QualityCard, directory: pathlib.Path) -> None:
-  """Writes similarity, entropy, lengths, preferences and disagreement as PNG files.
-
-  There is no disagreement.png where no two users have enough pairs in common.
-  """
-  with _figure(directory / "similarity.png") as ax:
+def similarity(card: QualityCard, path: pathlib.Path) -> None:
+  """Draws the cosines of the responses to a prompt."""
+  with _figure(path) as ax:
     _bars(ax, card.diversity.cosines, _BLUE)
     if card.diversity.mean is not None:
       ax.axvline(card.diversity.mean.mean, color=_MUTED, linewidth=1, linestyle=(0, (4, 2)))
     ax.set(title="Similarity of two responses to a prompt", xlabel="cosine (less is better)")
-  with _figure(directory / "entropy.png") as ax:
+
+
+def entropy(card: QualityCard, path: pathlib.Path) -> None:
+  """Draws the entropy of labels before and after refinement."""
+  with _figure(path) as ax:
     _bars(ax, card.coherence.pairs_before, _ORANGE, label="first description")
     _bars(ax, card.coherence.pairs_after, _BLUE, label="final description")
     ax.set(title="Entropy of a pair's labels", xlabel="nats (less is better)")
     ax.legend()
-  with _figure(directory / "lengths.png") as ax:
+
+
+def lengths(card: QualityCard, path: pathlib.Path) -> None:
+  """Draws the lengths of chosen and of rejected responses."""
+  with _figure(path) as ax:
     _bars(ax, card.length.chosen, _BLUE, label="chosen")
     _bars(ax, card.length.rejected, _ORANGE, label="rejected")
     ax.set(title="Length of responses", xlabel="characters (the same for both is better)")
     ax.legend()
-  with _figure(directory / "preferences.png") as ax:
+
+
+def preferences(card: QualityCard, path: pathlib.Path) -> None:
+  """Draws how many preferences users have."""
+  with _figure(path) as ax:
     _bars(ax, card.made.per_user, _BLUE, of="users")
     ax.set(title="Preferences per user", xlabel="preferences")
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-  _heat_map(card, directory / "disagreement.png")
 
 
-def _heat_map(card: QualityCard, path: pathlib.Path) -> None:
+def disagreement(card: QualityCard, path: pathlib.Path) -> None:
+  """Draws how far every two users disagree; some two must have enough pairs in common."""
   shares = np.array(card.agreement.matrix, np.float64)
-  path.unlink(missing_ok=True)  # of an earlier card
-  if np.isnan(shares).all():
-    return
   with _figure(path, inches=(5.2, 4.4)) as ax:
     ax.set_facecolor("#DDDDDD")
     image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
@@ -103,5 +110,4 @@ def _figure(
     figure = matplotlib.figure.Figure(inches, layout="constrained")
     FigureCanvasAgg(figure)
     yield figure.subplots()
-    # No "Software" entry: a PNG must not change with matplotlib's patch release.
-    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+    figures.save(figure, path, dpi=110)

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
 
-from fspo_jax import checkpoints, sharding
+from fspo_jax import checkpoints, paths, sharding
 from fspo_jax.episodes.batching import TreeBatch
 from fspo_jax.models import lora
 from fspo_jax.training import loop, step
@@ -78,7 +77,7 @@ def start(
   return dataclasses.replace(stage, adapters=facts), _init(base, config, stage.mesh, seed)
 
 
-def load(directory: pathlib.Path, abstract_params: dict, mesh: jax.sharding.Mesh) -> dict:
+def load(directory: paths.Path, abstract_params: dict, mesh: jax.sharding.Mesh) -> dict:
   """The parameters of a stage's latest checkpoint; adapters are merged into their base.
 
   Args:
@@ -109,7 +108,7 @@ def load(directory: pathlib.Path, abstract_params: dict, mesh: jax.sharding.Mesh
 
 
 def load_alone(
-  directory: pathlib.Path, abstract_params: dict, mesh: jax.sharding.Mesh
+  directory: paths.Path, abstract_params: dict, mesh: jax.sharding.Mesh
 ) -> tuple[lora.LoraConfig, lora.Adapters, str] | None:
   """The adapters of a stage's latest checkpoint without their base; None if it has none.
 
@@ -132,7 +131,7 @@ def load_alone(
     return config, adapters, facts["base_sha256"]
 
 
-def _base(directory: pathlib.Path) -> pathlib.Path:
+def _base(directory: paths.Path) -> paths.Path:
   return directory / "base"
 
 

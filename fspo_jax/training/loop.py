@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import dataclasses
 import logging
 import math
-import pathlib
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from fspo_jax import checkpoints as checkpoints_lib
-from fspo_jax import losses, preemption, sharding
+from fspo_jax import losses, paths, preemption, sharding
 from fspo_jax.episodes import batching
 from fspo_jax.training import metrics as metrics_lib
 from fspo_jax.training import profile as profile_lib
@@ -46,6 +45,7 @@ class LoopConfig:
     checkpoint_every: steps between checkpoints; the last step always has one.
     keep_checkpoints: how many are kept.
     data_threads: threads that make rows ahead.
+    window_rows: rows of a window, which come one after another; see `batching.batches`.
   """
 
   steps: int
@@ -55,9 +55,11 @@ class LoopConfig:
   checkpoint_every: int
   keep_checkpoints: int
   data_threads: int
+  window_rows: int = 1
 
   def __post_init__(self) -> None:
-    for field in ("steps", "rows_per_step", "accumulate", "log_every", "checkpoint_every"):
+    counts = ("steps", "rows_per_step", "window_rows", "accumulate", "log_every")
+    for field in (*counts, "checkpoint_every"):
       if getattr(self, field) < 1:
         raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
     if self.rows_per_step % self.accumulate:
@@ -96,7 +98,7 @@ class Stage:
   """
 
   name: str
-  directory: pathlib.Path
+  directory: paths.Path
   step: step_lib.StepFn
   objective: step_lib.Objective
   optimizer: optax.GradientTransformation
@@ -109,7 +111,7 @@ class Stage:
   profile: int = 0
 
   @property
-  def checkpoint_directory(self) -> pathlib.Path:
+  def checkpoint_directory(self) -> paths.Path:
     """Where the stage's checkpoints lie."""
     return self.directory / "checkpoints" / self.name
 
@@ -233,6 +235,7 @@ def _run(
     rows_per_step=loop.rows_per_step,
     steps=loop.steps,
     start=start,
+    window_rows=loop.window_rows,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     threads=loop.data_threads,
@@ -256,9 +259,10 @@ def _run(
         recorder.after(step, stage.step, state, frozen, placed)
         dropped = 0.0 if loop.logs(step) else dropped
         bar.update(task, completed=step, note=_note(values))
-        told = watch.after(step)
+        told = watch.told()
         if step % loop.checkpoint_every == 0 or step == loop.steps or told:
           reader.flush()  # nothing that is not a number is ever saved
+          writer.keep()
           facts = {} if stage.adapters is None else {"adapters": stage.adapters}
           facts |= {"dropped_shots": dropped} if dropped else {}
           saved.save(step, state.params, state.opt_state, stage.config, stage.tokenizer, facts)

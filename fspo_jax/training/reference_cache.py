@@ -20,7 +20,6 @@ import itertools
 import json
 import logging
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-from fspo_jax import sharding, workdir
+from fspo_jax import paths, sharding
 from fspo_jax.episodes import batching
 from fspo_jax.models import scoring, transformer
 from fspo_jax.training import metrics
@@ -59,7 +58,7 @@ class Cache:
     Raises:
       ReferenceCacheError: what lies there is of other facts, which are named.
     """
-    self.directory = pathlib.Path(directory)
+    self.directory = paths.path(directory)
     self._type = np.dtype([("logprob", "<f4", (segments,)), ("seal", "u1", (_SEAL,))])
     text = json.dumps({"rows_per_file": BLOCK, **facts}, indent=2, sort_keys=True)
     self._key = hashlib.blake2b(text.encode(), digest_size=32).digest()
@@ -68,9 +67,9 @@ class Cache:
     if file.exists():
       self._check_facts(file, json.loads(text))
     else:
-      workdir.write_atomic(file, text.encode())
+      paths.write_atomic(file, text.encode())
 
-  def _check_facts(self, file: pathlib.Path, ours: dict[str, Any]) -> None:
+  def _check_facts(self, file: paths.Path, ours: dict[str, Any]) -> None:
     try:
       known = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -103,7 +102,7 @@ class Cache:
     rows["seal"] = [self._seal(*row) for row in zip(contents, rows["logprob"], strict=True)]
     written = io.BytesIO()
     np.save(written, rows)
-    workdir.write_atomic(self._path(block), written.getvalue())
+    paths.write_atomic(self._path(block), written.getvalue())
 
   def read(self, index: int, row: batching.TreeBatch) -> Float[np.ndarray, " G"]:
     """The log-probabilities of the segments of row `index`.
@@ -131,12 +130,12 @@ class Cache:
     digest = hashlib.blake2b(sealed, key=self._key, digest_size=_SEAL).digest()
     return np.frombuffer(digest, np.uint8)
 
-  def _path(self, block: int) -> pathlib.Path:
+  def _path(self, block: int) -> paths.Path:
     return self.directory / f"rows-{block:07d}.npy"
 
   def _load(self, block: int) -> np.ndarray | None:
     try:
-      rows = np.load(self._path(block), allow_pickle=False)
+      rows = np.load(io.BytesIO(self._path(block).read_bytes()), allow_pickle=False)
     except FileNotFoundError:
       return None
     except (OSError, ValueError, EOFError) as error:

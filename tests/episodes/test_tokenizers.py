@@ -3,7 +3,6 @@
 """Tests of the tokenizers."""
 
 import functools
-import importlib.util
 import io
 import json
 import os
@@ -20,7 +19,7 @@ import pytest
 import sentencepiece
 
 from fspo_jax import preferences
-from fspo_jax.episodes import chat, sampling, templates, tokenizers, trees
+from fspo_jax.episodes import sampling, templates, tokenizers, trees
 from tests import tiny
 
 FIXTURES = tiny.REPO / "tests" / "fixtures" / "tokenizers"
@@ -305,9 +304,6 @@ def test_a_missing_extra_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "tokenizers", None)
   with pytest.raises(ImportError, match=r"tokenizer\.json: .*pip install 'fspo_jax\[hf\]'"):
     tokenizers.load(FIXTURES / "gemma")
-  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ImportError, match=r"'jinja2' is missing: pip install 'fspo_jax\[hf\]'"):
-    chat.learn("{{ messages }}", {})
 
 
 def test_chats_need_no_jax():

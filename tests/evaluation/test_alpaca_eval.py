@@ -12,6 +12,7 @@ import pytest
 
 from fspo_jax.evaluation import alpaca_eval, alpaca_files, responses
 from fspo_jax.inference import loading
+from fspo_jax.preferences import Preference
 from tests import tiny
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "alpaca_eval"
@@ -202,7 +203,12 @@ def test_a_model_answers_instructions_for_a_user(tmp_path, monkeypatch):
   assert alpaca_files.read_outputs(out) == [
     {"instruction": f"q {i}", "output": f"Q {i}", "generator": "loud"} for i in range(40)
   ]
-  assert model.asked == [([[shot]], 512, 0.0, 7), ([[shot]], 512, 0.0, 7 + 32)]
+  shots = (Preference(**shot),)
+  assert model.asked == [([shots], 512, 0.0, 7), ([shots], 512, 0.0, 7 + 32)]
+  two = [json.dumps(shot | {"user_id": name}) + "\n" for name in ("ana", "ben")]
+  (tmp_path / "two.jsonl").write_text("".join(two))
+  with pytest.raises(SystemExit, match="expected one user, found 2"):
+    alpaca_eval.main([*arguments, f"--preferences={tmp_path / 'two.jsonl'}"])
 
 
 @needs_real

@@ -6,10 +6,14 @@ import math
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.special
 
+from fspo_jax import losses
 from fspo_jax.evaluation import analysis, calibration, report_analysis, statistics
 from fspo_jax.evaluation.win_rate import Match
+from fspo_jax.pages import markdown
+from fspo_jax.pages.document import Document
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds.roleplay import RoleplayWorld
 from tests import tiny
@@ -20,14 +24,27 @@ USERS = [f"user {i // 2}" for i in range(20)]
 def test_reliability_by_hand():
   """Two bins: three pairs surer than 0.75, of which one is wrong, and one that is not sure."""
   margins = np.array([math.log(4), math.log(4), -math.log(9), math.log(1.5)])
-  found = calibration.reliability(margins, bins=2)
+  of_chosen = calibration.Link("dpo", 0.5).probability(2 * margins)
+  assert of_chosen == pytest.approx([0.8, 0.8, 0.1, 0.6])
+  found = calibration.reliability(of_chosen, bins=2)
   first, second = found["bins"]
   assert (first["confidence"], first["accuracy"], first["pairs"]) == (pytest.approx(0.6), 1.0, 1)
   assert second["confidence"] == pytest.approx((0.8 + 0.8 + 0.9) / 3)
   assert second["accuracy"] == pytest.approx(2 / 3) and second["pairs"] == 3
   assert found["ece"] == pytest.approx((0.4 + 3 * (2.5 / 3 - 2 / 3)) / 4)
-  of_chosen = np.array([0.8, 0.8, 0.1, 0.6])
-  assert found["log_loss"] == pytest.approx(-np.log(of_chosen).mean())
+  assert found["brier"] == pytest.approx((0.2**2 + 0.2**2 + 0.9**2 + 0.4**2) / 4)
+
+
+def test_where_ipo_is_least_is_what_it_promises():
+  """Of responses that are preferred with probability p, the log-odds that minimise IPO give p."""
+  link, p = calibration.Link("ipo", beta=0.1), np.linspace(0.05, 0.95, 7)
+  for each in p:
+    loss = lambda h, p=each: p * losses.ipo(h, 0.1) + (1 - p) * losses.ipo(-h, 0.1)  # noqa: E731
+    least = scipy.optimize.minimize_scalar(lambda h, loss=loss: float(loss(h)), tol=1e-9).x
+    assert link.probability(np.array([least]))[0] == pytest.approx(each, abs=1e-3)
+  assert link.probability(np.array([-9.0, 9.0])).tolist() == [0.0, 1.0]
+  with pytest.raises(ValueError, match="expected 'dpo' or 'ipo'"):
+    calibration.Link("kto", 0.1)
 
 
 def test_who_draws_as_it_says_is_calibrated_and_who_boasts_is_not():
@@ -35,19 +52,22 @@ def test_who_draws_as_it_says_is_calibrated_and_who_boasts_is_not():
   margins = rng.normal(0, 2, 40_000)
   right = rng.random(margins.size) < scipy.special.expit(np.abs(margins))
   signed = np.where(right, np.abs(margins), -np.abs(margins))
-  assert calibration.reliability(signed)["ece"] < 0.01
-  boast = calibration.reliability(10 * signed)
-  assert boast["ece"] > 0.1 and boast["log_loss"] > calibration.reliability(signed)["log_loss"]
+  link = calibration.Link("dpo", 1.0)
+  honest = calibration.reliability(link.probability(signed))
+  assert honest["ece"] < 0.01
+  boast = calibration.reliability(link.probability(10 * signed))
+  assert boast["ece"] > 0.1 and boast["brier"] > honest["brier"]
   assert boast["bins"][-1]["confidence"] <= 1  # sureness of 1 has a bin
   # Nothing known is nothing promised.
-  assert calibration.reliability(np.zeros(10))["ece"] == 0
+  assert calibration.reliability(np.full(10, 0.5))["ece"] == 0
 
 
 def test_only_trained_methods_have_implicit_rewards():
   margins = {name: [np.array([9.0]), np.array([0.5, np.nan, -1.0])] for name in ("base", "fspo")}
-  found = analysis.calibrated(margins, beta=2.0)
-  assert found == {"fspo": calibration.reliability(np.array([1.0, -2.0]))}
-  with pytest.raises(ValueError, match="expected one or more"):
+  link = calibration.Link("dpo", 2.0)
+  found = analysis.calibrated(margins, link)
+  assert found == {"fspo": calibration.reliability(link.probability(np.array([0.5, -1.0])))}
+  with pytest.raises(ValueError, match="one or more"):
     calibration.reliability(np.array([]))
 
 
@@ -131,15 +151,17 @@ def test_attributes_that_apply_or_do_not_are_counted_by_their_words():
 
 
 def test_the_report_shows_all_of_it(match, tmp_path):
+  link = calibration.Link("dpo", 1.0)
   results = {
     "binomial": {"unseen": analysis.binomial(match, USERS)},
     "paired": {"unseen": analysis.paired(match, USERS, 200)},
-    "calibration": {"unseen": analysis.calibrated({"fspo": [np.linspace(-1, 3, 50)]}, beta=1.0)},
+    "calibration": {"unseen": analysis.calibrated({"fspo": [np.linspace(-1, 3, 50)]}, link)},
     "accuracy_by_attribute": {"unseen": {"concise / verbose": {"pairs": 30, "fspo": 0.9}}},
   }
-  text = "\n\n".join(report_analysis.blocks(results, tmp_path))
+  markdown.write(tmp_path / "report.md", Document("t", report_analysis.sections(results)))
+  text = (tmp_path / "report.md").read_text()
   assert "| FSPO − Few-shot prompted |" in text
   assert "| concise / verbose | 30 | 90.0 |" in text
   assert f"{100 * results['calibration']['unseen']['fspo']['ece']:.1f}" in text
   assert (tmp_path / "calibration.png").stat().st_size > 10_000
-  assert report_analysis.blocks({}, tmp_path / "nowhere") == []
+  assert report_analysis.sections({}) == []

@@ -1,7 +1,9 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
+import html
 import re
 
+import markdown_it
 import matplotlib.image
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from fspo_jax.evaluation import plots, report
 from fspo_jax.evaluation import results as results_lib
 from fspo_jax.evaluation.methods import METHODS
+from fspo_jax.pages import markdown
+from fspo_jax.pages.document import Figure, Section
 from fspo_jax.preferences import Preference
 
 FIVE = ("base", "fewshot_prompted", "fspo", "fspo_rat", "oracle")
@@ -64,6 +68,10 @@ def _sample(**changes) -> report.UserSample:
   return report.UserSample(**{**fields, **changes})
 
 
+def _draw(path) -> None:
+  plots.training_curves([{"step": i, "loss": 1 / (1 + i)} for i in range(9)], path, names=["loss"])
+
+
 def _tables(text: str) -> list[list[list[str]]]:
   """Every Markdown table as its rows of cells, without the rule under the header."""
   tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
@@ -86,11 +94,12 @@ def test_full_report(tmp_path):
     title="The elix world",
     notes=["Seed 0 alone."],
     data_facts={"training users": 1200},
-    figures={"Training": "training.png"},
+    sections=[Section("Training", [Figure("training", "Training", _draw)])],
   )
   text = path.read_text()
   assert path == tmp_path / "new" / "directory" / "report.md"
-  assert text.startswith("# The elix world\n\n" + report.headline(results) + "\n\nSeed 0 alone.\n")
+  headline = markdown.line(report.headline(results))
+  assert text.startswith("# The elix world\n\n" + headline + "\n\nSeed 0 alone.\n")
   for piece in (
     "| training users | 1200 |",
     "| Seed | 0 |",
@@ -105,13 +114,55 @@ def test_full_report(tmp_path):
   ):
     assert piece in text
   for name in re.findall(r"\]\((\w+\.png)\)", text):
-    if name != "training.png":
-      assert (path.parent / name).stat().st_size > 10_000
+    assert (path.parent / name).stat().st_size > 10_000
   for table in _tables(text):
     assert {len(row) for row in table} == {len(table[0])}
   # A footnote for every method.
   for method in FIVE:
     assert f"- **{METHODS[method].label}**: " in text
+
+
+def test_the_page_has_the_same_tables_and_what_models_write_stays_text(tmp_path):
+  attack = '<script>alert("x")</script>'
+  sample = _sample(
+    user_id=attack,
+    description=f"Likes {attack}.",
+    written_description=attack,
+    prompt=f"Why {attack}?",
+    responses={"fspo": attack, "base": "</dd></main><img src=x onerror=alert(1)>"},
+    shots=[Preference(attack, attack, attack)],
+  )
+  results = _full() | {"baselines": {attack: {"unseen": 0.5}}}
+  results["environment"]["command"] = f"python {attack}"
+  for i in range(2):
+    report.write_report(
+      tmp_path / str(i),
+      results,
+      [sample],
+      title=attack,
+      notes=[attack],
+      data_facts={attack: attack},
+    )
+  page, text = (tmp_path / "0" / f"report.{kind}" for kind in ("html", "md"))
+  assert page.read_bytes() == (tmp_path / "1" / "report.html").read_bytes()
+  page, text = page.read_text(), text.read_text()
+  reader = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table")
+  for written in (page, reader.render(text)):
+    assert "<script" not in written
+    assert "<img src=x" not in written
+  assert (
+    html.unescape(page).count(attack) == html.unescape(text).count(attack) + 1
+  )  # the window's title
+  # Every cell of every table, but for what is no table in the page.
+  rows = [
+    [html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+    for row in re.findall(r"<tr>.*?</tr>", page, flags=re.DOTALL)
+  ]
+  for table in _tables(text):
+    if not {"shots", "response"} & {*table[0]}:
+      for row in table:
+        plain = [html.unescape(re.sub(r"\\(.)|\*\*|^`|`$", r"\1", cell)) for cell in row]
+        assert plain in rows or not any(plain)
 
 
 def test_accuracy_table_puts_methods_beside_the_bayes_ceiling(tmp_path):
@@ -129,14 +180,18 @@ def test_minimal_report_leaves_out_what_it_lacks(tmp_path):
   for absent in ("Bayes", "Win rate", "Side by side", "Baselines", "Wall time", "Oracle", "nan"):
     assert absent not in text
   assert "| 1 | 61.2 [60.0, 62.5] |" in text
-  assert sorted(p.name for p in tmp_path.iterdir()) == ["accuracy_by_k.png", "report.md"]
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    "accuracy_by_k.png",
+    "report.html",
+    "report.md",
+  ]
 
 
 def test_headline_is_computed_from_the_results():
-  assert report.headline(_minimal()) == (
+  assert markdown.line(report.headline(_minimal())) == (
     "**Unseen users, up to 1 shot:** preference accuracy is FSPO 61.2 % [60.0, 62.5]."
   )
-  full = report.headline(_full())
+  full = markdown.line(report.headline(_full()))
   assert "up to 8 shots" in full
   assert "FSPO 68.0 % [66.0, 71.0], FSPO + RAT 69.0 %" in full
   assert "the Bayes ceiling 87.0 %" in full
@@ -152,9 +207,9 @@ def test_sample_shows_three_shots_and_folds_the_rest(tmp_path):
   assert "bad 4" in folded
   responses = next(table for table in _tables(text) if "response" in table[0])
   assert responses == [
-    ["", "response", "reward"],
-    ["Base", "Rayleigh.", "-0.25"],
-    ["FSPO", r"Light \| plays.<br><br>\# &lt;b&gt;Tag&lt;/b&gt;", "**1.50**"],
+    ["", "response", "reward", "against the base"],
+    ["Base", "Rayleigh.", "-0.25", ""],
+    ["FSPO", r"Light \| plays.<br><br>\# &lt;b&gt;Tag&lt;/b&gt;", "**1.50**", "wins"],
   ]
   assert r"**Gold description:** Likes \*short\* answers." in text
   assert "**Description the model wrote:** Short and playful." in text

@@ -184,6 +184,12 @@ def test_paired_is_the_bootstrap_and_the_tests_of_users_differences():
   assert found.permutation_p == pytest.approx(extreme, abs=4 * math.sqrt(extreme / 5000) + 1e-3)
 
 
+def test_of_one_user_no_two_methods_can_be_told_apart():
+  found = statistics.paired(np.ones(4), np.zeros(4), np.full(4, "ana"))
+  assert found.difference.mean == 1 and found.difference.ci is None
+  assert (found.wilcoxon_p, found.permutation_p) == (1.0, 1.0)
+
+
 def test_few_users_are_permuted_in_all_ways():
   """Of 2^3 swaps two are as extreme as three users who all gained."""
   found = statistics.paired(np.array([1.0, 0.9, 0.8]), np.zeros(3), np.arange(3))

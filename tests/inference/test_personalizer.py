@@ -21,6 +21,7 @@ from fspo_jax.inference import sampler
 from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.models import transformer
+from fspo_jax.preferences import Preference
 from tests import tiny
 
 SIZES = {"width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp": 24}
@@ -192,9 +193,23 @@ def test_a_rank_is_the_implicit_reward_of_plain_sequences(
   assert with_.rank(shots, PROMPT, []).shape == (0,)
 
 
+def test_margins_of_many_are_differences_of_ranks(personalizer, shots):
+  contexts = [shots[: i % (len(shots) + 1)] for i in range(10)]  # more than are scored at once
+  pairs = [[Preference(f"{PROMPT} {i}", *RESPONSES[:2]), shots[0]] for i in range(10)]
+  found = personalizer.margins(contexts, pairs)
+  for known, own, margins in zip(contexts, pairs, found, strict=True):
+    ranks = [personalizer.rank(known, p.prompt, [p.chosen, p.rejected]) for p in own]
+    np.testing.assert_allclose(margins, [a - b for a, b in ranks], rtol=1e-5, atol=1e-4)
+  assert np.ptp(found, axis=0).min() > 1e-3
+  assert personalizer.margins([], []).shape == (0, 0)
+  assert personalizer.margins([shots], [[]]).shape == (1, 0)
+
+
 def test_who_has_no_rewards_says_so(workdir, shots, tmp_path):
   with pytest.raises(ValueError, match="was not trained on preferences"):
     fspo_jax.load(workdir / "checkpoints" / "sft").rank(shots, PROMPT, RESPONSES)
+  with pytest.raises(ValueError, match="was not trained on preferences"):
+    fspo_jax.load(workdir / "checkpoints" / "sft").margins([shots], [shots])
   alone = tmp_path / "preference"
   shutil.copytree(workdir / "checkpoints" / "preference", alone)
   with pytest.raises(ValueError, match="compare with the reference, which is not beside"):

@@ -56,6 +56,23 @@ def test_an_arm_by_hand():
   assert (question["n"], question["win_rate"]) == (3, pytest.approx(2 / 3))
 
 
+def test_ties_alone_say_nothing():
+  found = analysis.arm([_comparison(who, "tie") for who in ("ana", "ben")])
+  assert (found["participants_for"], found["participants_against"]) == (0, 0)
+  assert found["p_participants"] == found["p_comparisons"] == 1.0
+
+
+def test_texts_of_others_are_shown_as_they_are(study):
+  prompt = "[a](javascript:b) | <img> *c*"
+  study.store.note("looked", "_why_ <b>", 0.0)
+  found = analysis.analyze(study.store, study.settings)
+  found["arms"] = {"without_shots": analysis.arm([_comparison("ana", "tie", prompt)])}
+  text = analysis.markdown(found)
+  assert r"| \[a\](javascript:b) \| &lt;img&gt; \*c\* | 1 | 0.500" in text
+  assert r"| without\_shots | 0.500 | 0 / 0 of 1 | 1.000 (1.000) | 1 | 1 | 0 |" in text
+  assert r"- 1970-01-01 00:00 UTC: looked: \_why\_ &lt;b&gt;" in text
+
+
 @pytest.mark.parametrize(("wins", "n"), [(0, 5), (3, 7), (9, 9)])
 def test_wilson_agrees_with_scipy(wins, n):
   known = scipy.stats.binomtest(wins, n).proportion_ci(method="wilson")
@@ -221,6 +238,16 @@ def test_power_agrees_with_simulated_studies(icc):
   up, down = (wins > 2).sum(1), (wins < 2).sum(1)
   p = scipy.stats.binom.sf(up - 1, up + down, 0.5)
   assert power.power(people, **keys) == pytest.approx((p <= 0.05).mean(), abs=0.025)
+
+
+def test_participants_needed_are_refused_where_there_are_too_many(monkeypatch):
+  keys = {"win_rate": 0.7, "comparisons": 4, "icc": 0.2}
+  needed = power.participants_needed(**keys)
+  monkeypatch.setattr(power, "_MOST", needed)
+  assert power.participants_needed(**keys) == needed
+  monkeypatch.setattr(power, "_MOST", needed - 1)
+  with pytest.raises(ValueError, match=f"more than {needed - 1} participants"):
+    power.participants_needed(**keys)
 
 
 def test_participants_needed_is_the_fewest(capsys):

@@ -140,12 +140,15 @@ def test_a_form_of_another_site_is_refused(study, browser):
   for headers in (
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
+    {"Origin": "http://["},  # no URL at all
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},
   ):
     refused = browser.client.post("/label/0", data=good, headers=headers)
     assert refused.status_code == 403
-  for token in ("", "1.2", good["token"][:-1] + "0", "٣." + good["token"].partition(".")[2]):
+  start, last = good["token"][:-1], good["token"][-1]
+  forged = start + ("1" if last == "0" else "0")
+  for token in ("", "1.2", forged, "٣." + good["token"].partition(".")[2]):
     assert browser.client.post("/label/0", data=good | {"token": token}).status_code == 403
   text = browser.client.post(
     "/label/0", content="choice=first", headers={"Content-Type": "text/plain"}
@@ -243,6 +246,31 @@ def test_a_participant_cannot_flood(tmp_path):
     assert codes[0] == 200 and codes[-1] == 429
     other = small.Browser(client(), study)
     assert other.join().status_code == 200
+
+
+def test_a_link_without_a_cookie_cannot_flood(tmp_path):
+  study = small.study(tmp_path, limits__requests_per_minute=20)
+  with small.served(study) as client:
+    browser, other = (small.Browser(client(), study) for _ in range(2))
+    codes = []
+    for _ in range(300):
+      browser.client.cookies.clear()
+      page = browser.client.get(f"/join/{browser.link}", follow_redirects=False)
+      codes.append(page.status_code)
+    assert codes[:20] == [303] * 20 and set(codes) == {303, 429}
+    assert codes.count(429) > 200  # some time passes, and with it come new requests
+    assert other.join().status_code == 200
+
+
+def test_a_participant_has_one_limit_in_all_browsers(tmp_path):
+  study = small.study(tmp_path, limits__requests_per_minute=20)
+  with small.served(study) as client:
+    browser, again = (small.Browser(client(), study) for _ in range(2))
+    browser.join()
+    again.link = browser.link
+    assert again.join(consent=False).status_code == 200
+    codes = [browser.get("/label/0").status_code for _ in range(25)]
+    assert codes[-1] == 429 and again.get("/label/0").status_code == 429
 
 
 def test_oversized_bodies(study, browser):

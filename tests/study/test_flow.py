@@ -122,6 +122,8 @@ def test_what_was_typed_is_not_lost_when_it_is_too_long(study, browser):
   long = browser.answer(page, "first", reason="x" * (limit + 1))
   assert long.status_code == 422 and "x" * (limit + 1) in long.text
   assert browser.answer(long, "first", reason="x" * limit).url.path == "/compare/1"
+  page = browser.get("/compare/1")  # the longest in bytes that fits
+  assert browser.answer(page, "first", reason="\U0001f600" * limit).url.path == "/compare/2"
 
 
 def test_equal_responses_are_ties_that_nobody_is_asked_about(study, browser):

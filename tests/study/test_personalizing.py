@@ -157,8 +157,13 @@ def test_a_real_model_answers_and_one_without_preferences_cannot_choose(tmp_path
 
 def test_predictions_are_sigmoids_of_rewards(study):
   class Ranking:
-    def rank(self, shots, prompt, responses):
-      return np.array([len(responses[0]), len(responses[1])]) * (1 + len(shots))
+    def margins(self, contexts, pairs):
+      return np.array(
+        [
+          [(len(p.chosen) - len(p.rejected)) * (1 + len(shots)) for p in own]
+          for shots, own in zip(contexts, pairs, strict=True)
+        ]
+      )
 
   labels = dataclasses.replace(study.settings.labels, scale=0.5)
   models = personalizing.LoadedModels(dataclasses.replace(study.settings, labels=labels))
@@ -181,13 +186,17 @@ def test_the_worker_process_is_alone_and_leaves_with_its_server(study):
   command = [sys.executable, "-m", "fspo_jax.study.personalizing", str(study.path)]
   environment = {**os.environ, "PYTHONPATH": str(small.REPO)}
   # The worker's parent is a shell, which is killed as a server may be.
-  shell = subprocess.Popen(["sh", "-c", '"$@" & wait', "sh", *command], env=environment)
+  line = '"$@" --parent=$$ & wait'
+  shell = subprocess.Popen(["sh", "-c", line, "sh", *command], env=environment)
   _until(taken)
   with personalizing.alone(study.path, lambda: True):
     pass  # whoever is to stop does not wait for it
   shell.send_signal(signal.SIGKILL)
   shell.wait()
   _until(lambda: not taken())
+  # One whose server was killed before it could look is told whose it was.
+  late = subprocess.run([*command, f"--parent={shell.pid}"], env=environment, timeout=180)
+  assert late.returncode == 0
 
 
 def _until(true, seconds=180):

@@ -34,7 +34,12 @@ from tests.study import small
     ({"attention__checks": (("a", "b", " "),) * 2}, "attention.checks"),
     ({"comparisons__prompts": 7}, "prompts: found 6"),
     ({"limits__body_bytes": 100}, "limits.body_bytes=100"),
+    ({"limits__body_bytes": 25_023}, "limits.body_bytes=25023: expected 25024 or more"),
     ({"server__url": "http://study.example.org"}, "expected https"),
+    (
+      {"server__url": "http://localhost:8000", "server__host": "0.0.0.0"},
+      "server.host='0.0.0.0'.*expected 127.0.0.1, or https",
+    ),
     ({"server__url": "https://study.example.org/path"}, "no path"),
     ({"generation__nice": -5}, "generation.nice=-5"),
     ({"consent": "  "}, "consent: found no text"),

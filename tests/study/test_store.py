@@ -3,6 +3,7 @@
 """Tests of what is kept, for how long, and of its deletion."""
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from fspo_jax.study import records
+from fspo_jax.study import manage, records
 from fspo_jax.workdir import WorkdirError
 from tests.study import small
 
@@ -134,6 +135,30 @@ def test_a_transaction_that_raises_did_nothing(study):
     db.execute("INSERT INTO meta VALUES ('a', 'b')")
     raise ZeroDivisionError
   assert study.store.meta("a") is None
+
+
+def test_a_commit_that_fails_leaves_no_transaction_behind(study):
+  with pytest.raises(sqlite3.IntegrityError), study.store.write() as db:
+    db.execute("PRAGMA defer_foreign_keys=ON")  # nobody looks for participant 999 before COMMIT
+    db.execute("INSERT INTO sessions VALUES (x'00', 999, 1.0)")
+  study.store.set_meta("a", "b")  # by the same connection
+  assert study.store.meta("a") == "b"
+  with study.store.read() as db:
+    assert db.execute("SELECT count(*) FROM sessions").fetchone()[0] == 0
+
+
+def test_only_who_is_there_is_deleted_and_once(study, capsys):
+  ((ana, _),) = study.store.invite(1, 0.0)
+  study.flow.consent(ana, time.time())
+  delete = [str(study.path), "delete"]
+  with pytest.raises(SystemExit, match="delete 999: found no such participant"):
+    manage.main([*delete, "999"])
+  assert study.store.events() == []
+  manage.main([*delete, str(ana)])
+  assert "are deleted" in capsys.readouterr().out
+  with pytest.raises(SystemExit, match=f"delete {ana}: found no such participant"):
+    manage.main([*delete, str(ana)])
+  assert [e["detail"] for e in study.store.events()] == ["asked for by the researcher"]
 
 
 def test_a_study_goes_on_with_its_own_config_and_questions_alone(tmp_path):

@@ -7,6 +7,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from fspo_jax.pages import markdown
+from fspo_jax.pages.document import Document
 from fspo_jax.synthesis import card as card_lib
 from fspo_jax.synthesis import quality, quality_schema
 from fspo_jax.synthesis.embedders import CharacterNgrams
@@ -91,6 +93,26 @@ def test_read_gives_the_card_back(tmp_path, measured):
   # What is drawn from the stored card is what was drawn.
   card_lib.write(tmp_path / "again", card_lib.read(path), GATE, FACTS)
   assert (tmp_path / "again" / "card.md").read_bytes() == (tmp_path / "card.md").read_bytes()
+
+
+def test_a_report_has_the_card_as_a_section(tmp_path, measured):
+  path = card_lib.write(tmp_path / "set", measured, GATE, FACTS)
+  made = Document("Quality card", [card_lib.section(path, GATE)])
+  (tmp_path / "report").mkdir()
+  markdown.write(tmp_path / "report" / "report.md", made)
+  text = (tmp_path / "report" / "report.md").read_text()
+  # The same page, one level down, with plots of its own.
+  page = (tmp_path / "set" / "card.md").read_text()
+  deeper = re.sub(r"^#(?=#+ )", "##", page, flags=re.MULTILINE)
+  assert text == deeper.replace(
+    "# Quality card\n", "# Quality card\n\n## Quality card of the data\n", 1
+  )
+  for name in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page):
+    plots = [(tmp_path / folder / name).read_bytes() for folder in ("set", "report")]
+    assert plots[0] == plots[1]
+  # Another gate than the one that the set was made with.
+  short = card_lib.section(path, Gate(max_similarity=0.1))
+  assert "falls short" in short.blocks[2].text.text
 
 
 def test_the_gate(tmp_path, measured):

@@ -1,0 +1,19 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Attention on token trees by Pallas kernels for TPUs, which skip blocks that nobody looks at.
+
+`tree_blocks` says once for all layers which there are, and `attention` goes through these.
+"""
+
+from fspo_jax.models.tree_flash.attention import attention
+from fspo_jax.models.tree_flash.blocks import TreeBlocks, dead_fraction, live_blocks, tree_blocks
+from fspo_jax.models.tree_flash.refusals import check
+
+__all__ = [
+  "TreeBlocks",
+  "attention",
+  "check",
+  "dead_fraction",
+  "live_blocks",
+  "tree_blocks",
+]

@@ -1,0 +1,277 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the kernels, interpreted, against a dense softmax under the mask of the tree."""
+
+import dataclasses
+import functools
+import sys
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+import numpy as np
+import pytest
+
+from fspo_jax import checks, config, sharding
+from fspo_jax.episodes import batching, trees
+from fspo_jax.models import scoring, tree_flash
+from fspo_jax.models.tree_flash import blocks
+from fspo_jax.planning import hardware
+from tests import tiny
+from tests.models import test_architecture
+
+# Two rows of 44 tokens are not a whole number of blocks of 8, and three heads read each key's.
+ROWS, LENGTH, HEADS, KV_HEADS, DEPTH, BLOCK = 2, 44, 6, 2, 8, 8
+RULES = {
+  "plain": {},
+  "everything": {"window": 5, "softcap": 1.5, "scale": 0.4},
+}
+
+
+def _dense(q, k, v, mask, scale=None, softcap=0.0):
+  """softmax(q k scale) v under mask[b, i, j], head h reading group h // (H / N)."""
+  k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+  scores = jnp.einsum("bihd,bjhd->bhij", q, k) * (DEPTH**-0.5 if scale is None else scale)
+  if softcap:
+    scores = softcap * jnp.tanh(scores / softcap)
+  scores = jnp.where(mask[:, None], scores, -jnp.inf)
+  return jnp.einsum("bhij,bjhd->bihd", jax.nn.softmax(scores, axis=-1), v)
+
+
+@functools.partial(jax.jit, static_argnames=("name", "dtype"))
+def _both(arrays, ends, positions, mask, *, name, dtype):
+  """Values and gradients of the kernels in a dtype, and of the dense formula in float32."""
+  q, k, v, cotangent = arrays
+  rules = RULES[name]
+
+  def kernels(q, k, v):
+    window = rules.get("window")
+    tree = tree_flash.tree_blocks(ends, positions, block=BLOCK, window=window)
+    how = {"block": BLOCK, "interpret": True, **rules}
+    return tree_flash.attention(q, k, v, ends, positions, tree, **how)
+
+  def values_and_gradients(attend, dtype):
+    out, pull = jax.vjp(attend, *(x.astype(dtype) for x in (q, k, v)))
+    return out, *pull(cotangent.astype(dtype))
+
+  other = {key: value for key, value in rules.items() if key != "window"}
+  dense = functools.partial(_dense, mask=mask, **other)
+  return values_and_gradients(kernels, dtype), values_and_gradients(dense, "float32")
+
+
+def _row(roots):
+  """`subtree_end` and positions of as many trees as there is room for; the rest is padding."""
+  built = [trees.flatten(root) for root in roots]
+  while sum(map(len, built)) > LENGTH:
+    built.pop()
+  forest = trees.concatenate(built, [0] * len(built))
+  rest = np.arange(len(forest), LENGTH)
+  ends = np.concatenate([forest.subtree_end, rest + 1])
+  return ends.astype(np.int32), np.concatenate([forest.positions, 0 * rest]).astype(np.int32)
+
+
+def _masks(ends, positions, window):
+  found = np.stack([trees.attention_mask(row) for row in ends])
+  if window is not None:
+    found &= positions[:, :, None] - positions[:, None, :] < window
+  return found
+
+
+ROW = st.lists(tiny.nodes(max_nodes=9, max_length=6), min_size=1, max_size=3).map(_row)
+
+
+@pytest.mark.parametrize(
+  "name, dtype, tolerance",
+  [("plain", "float32", 1e-5), ("everything", "float32", 1e-5), ("everything", "bfloat16", 2e-2)],
+)
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(st.lists(ROW, min_size=ROWS, max_size=ROWS), st.integers(0, 2**32 - 1))
+def test_the_kernels_are_dense_attention_and_so_are_their_gradients(
+  name, dtype, tolerance, rows, seed
+):
+  ends, positions = (np.stack(parts) for parts in zip(*rows, strict=True))
+  rng = np.random.default_rng(seed)
+  shapes = [(ROWS, LENGTH, n, DEPTH) for n in (HEADS, KV_HEADS, KV_HEADS, HEADS)]
+  # Numbers that bfloat16 has too: what is compared is what the kernels do with them.
+  arrays = [jnp.asarray(rng.standard_normal(s), "bfloat16").astype("float32") for s in shapes]
+  mask = _masks(ends, positions, RULES[name].get("window"))
+  found, expected = _both(arrays, ends, positions, mask, name=name, dtype=dtype)
+  for ours, theirs in zip(found, expected, strict=True):
+    assert ours.dtype == dtype
+    atol = tolerance * max(float(np.abs(theirs).max()), 1.0)
+    np.testing.assert_allclose(ours.astype("float32"), theirs, rtol=0, atol=atol)
+
+
+@functools.partial(jax.jit, static_argnames=("block", "window"))
+def _blocks(ends, positions, *, block, window):
+  found = tree_flash.tree_blocks(ends, positions, block=block, window=window)
+  return jax.tree.map(lambda x: x[0], found)
+
+
+def _listed(steps):
+  """The pairs (row, query block, key block) of the steps, and what is to be done in each."""
+  count = int(steps.count)
+  row, query, key, flags = (np.asarray(x[:count]) for x in steps[:4])
+  return [*zip(row.tolist(), query.tolist(), key.tolist(), strict=True)], flags
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@hypothesis.settings(max_examples=30)
+@hypothesis.given(st.lists(ROW, min_size=ROWS, max_size=ROWS))
+def test_steps_are_the_blocks_that_somebody_sees_and_no_other(window, rows):
+  ends, positions = (np.stack(parts) for parts in zip(*rows, strict=True))
+  mask = np.zeros((ROWS, 48, 48), bool)
+  mask[:, :LENGTH, :LENGTH] = _masks(ends, positions, window)
+  mask |= np.eye(48, dtype=bool)
+  pairs = mask.reshape(ROWS, 6, BLOCK, 6, BLOCK)
+  seen, whole = pairs.any((2, 4)), pairs.all((2, 4))
+  found = _blocks(ends, positions, block=BLOCK, window=window)
+  if window is None:
+    np.testing.assert_array_equal(tree_flash.live_blocks(ends, BLOCK), seen)
+    share = 1 - seen.sum() / (ROWS * 6 * 7 / 2)
+    assert tree_flash.dead_fraction(ends, BLOCK) == pytest.approx(share)
+  for steps, outer in ((found.by_query, 1), (found.by_key, 2)):
+    listed, flags = _listed(steps)
+    missing = {*zip(*map(np.ndarray.tolist, np.nonzero(seen)), strict=True)} - {*listed}
+    assert len({*listed}) == len(listed)
+    assert not missing
+    if window is None:  # of a window, blocks say less than tokens
+      assert len(listed) == seen.sum()
+    outputs = [(pair[0], pair[outer]) for pair in listed]
+    assert outputs == sorted(outputs)
+    for n, (pair, flag) in enumerate(zip(listed, flags.tolist(), strict=True)):
+      assert bool(flag & blocks.FIRST) == (n == 0 or outputs[n - 1] != outputs[n])
+      assert bool(flag & blocks.LAST) == (n + 1 == len(outputs) or outputs[n + 1] != outputs[n])
+      assert flag & blocks.LIVE
+      assert whole[pair] or flag & blocks.MASKED
+
+
+def test_what_lies_in_a_dead_block_is_never_read():
+  # Two trees of two blocks each; what is not a number would spread wherever a block is looked at.
+  ends = np.repeat([16, 32], 16)[None].astype(np.int32)
+  rng = np.random.default_rng(0)
+  q, k, v = (rng.standard_normal((1, 32, 1, DEPTH)).astype(np.float32) for _ in range(3))
+  k[:, :16] = v[:, :16] = np.nan
+  tree = tree_flash.tree_blocks(ends, ends, block=BLOCK)
+  assert int(tree.by_query.count[0]) == 6  # of ten on or below the diagonal
+  assert tree_flash.dead_fraction(ends, BLOCK) == pytest.approx(0.4)
+  out = tree_flash.attention(q, k, v, ends, None, tree, block=BLOCK, interpret=True)
+  assert np.isnan(out[:, :16]).all()
+  alone = _dense(q[:, 16:], k[:, 16:], v[:, 16:], np.tril(np.ones((1, 16, 16), bool)))
+  np.testing.assert_allclose(out[:, 16:], alone, atol=1e-5)
+
+
+def _loss(decoder, params, row):
+  def value(p):
+    return scoring.segment_scores(decoder, p, row, chunk=40).logprob.sum()
+
+  return jax.jit(jax.value_and_grad(value))(params)
+
+
+def _same(found, expected, tolerance):
+  assert float(found[0]) == pytest.approx(float(expected[0]), rel=1e-5)
+  theirs = tiny.flat(expected[1])
+  for name, ours in tiny.flat(found[1]).items():
+    atol = tolerance * float(np.abs(theirs[name]).max()) + 1e-9
+    np.testing.assert_allclose(ours, theirs[name], rtol=0, atol=atol, err_msg=name)
+
+
+def test_a_model_is_the_same_by_either():
+  row = batching.stack([tiny.small_row()])
+  decoder = tiny.model(remat="full", **test_architecture.EVERYTHING)
+  params = tiny.params(decoder)
+  other = decoder.clone(
+    config=dataclasses.replace(decoder.config, attention="pallas_interpret", attention_block=16)
+  )
+  _same(_loss(other, params, row), _loss(decoder, params, row), 2e-5)
+
+
+def main():
+  """Run with 8 devices: on a mesh the kernels compute what XLA does on one device."""
+  row = batching.stack([tiny.small_row()] * 4)
+  row = row._replace(tokens=np.random.default_rng(0).integers(0, 64, (4, 48)))
+  expected = _loss(tiny.model(), tiny.params(tiny.model()), row)
+  decoder = tiny.model(attention="pallas_interpret", attention_block=8)
+  for sizes in ({"data": 2, "context": 2, "tensor": 2}, {"data": 1, "fsdp": 4, "context": 2}):
+    mesh = sharding.make_mesh(**sizes)
+    tree_flash.check(decoder.config, mesh)
+    with sharding.use(mesh):
+      found = _loss(decoder, tiny.params(tiny.model()), sharding.to_global(mesh, row))
+    _same(found, expected, 2e-5)
+
+
+def test_on_a_mesh_of_eight_devices_every_one_has_its_part():
+  tiny.run("models.test_tree_flash", devices=8)
+
+
+class _Device:
+  def __init__(self, platform):
+    self.platform = platform
+
+
+def _mesh(platform, tensor=1):
+  devices = np.full((1, 1, 1, 1, tensor), _Device(platform))
+  return jax.sharding.Mesh(devices, sharding.MESH_AXES)
+
+
+TPU = {"attention": "pallas_tpu", "attention_block": 512, "head_dim": 128, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+  "changes, platform, tensor, message",
+  [
+    ({}, "cpu", 1, "found devices of the platform 'cpu', expected 'tpu'"),
+    ({}, "gpu", 1, "found devices of the platform 'gpu', expected 'tpu'"),
+    ({}, "tpu", 4, "mesh.tensor=4 does not divide model.kv_heads=2"),
+    ({"attention_block": 96}, "tpu", 1, "attention_block=96, expected a multiple of 128"),
+    ({"heads": 32}, "tpu", 1, "attention_block=512, expected at most 128 with .* = 16"),
+    ({"dtype": "float16"}, "tpu", 1, "found model.dtype='float16'"),
+  ],
+)
+def test_what_the_kernels_cannot_do_is_refused(changes, platform, tensor, message):
+  decoder = tiny.config(**{**TPU, **changes})
+  with pytest.raises(ValueError, match=message):
+    tree_flash.check(decoder, _mesh(platform, tensor))
+  tree_flash.check(dataclasses.replace(decoder, attention="xla"), _mesh(platform, tensor))
+
+
+def test_a_run_without_tpus_is_refused_before_it_starts():
+  c = config.default()
+  c.model.attention = "pallas_tpu"
+  with pytest.raises(ValueError, match="model.attention='pallas_tpu': found devices of the platf"):
+    checks.check(c)
+  c.model.attention = "pallas_interpret"
+  checks.check(c)
+  c.evaluation.methods = (*c.evaluation.methods, "user_lora")
+  with pytest.raises(ValueError, match="'pallas_interpret' and the method 'user_lora'"):
+    checks.check(c)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("dtype, block", [("bfloat16", 512), ("float32", 256)])
+@pytest.mark.parametrize("depth, heads, rules", [(128, 24, {}), (64, 32, RULES["everything"])])
+def test_the_kernels_compile_for_tpus(topology, dtype, block, depth, heads, rules):
+  pytest.importorskip("libtpu")  # who has the extra can wait
+  where = SingleDeviceSharding(hardware.target(topology).devices[0])
+  kv_heads, length = 8, 4 * block
+
+  def shape(*sizes, dtype=dtype):
+    return jax.ShapeDtypeStruct((1, length, *sizes), dtype, sharding=where)
+
+  def value(q, k, v, ends, positions):
+    tree = tree_flash.tree_blocks(ends, positions, block=block, window=rules.get("window"))
+    out = tree_flash.attention(q, k, v, ends, positions, tree, block=block, **rules)
+    return out.astype(jnp.float32).sum()
+
+  heads_of = [shape(n, depth) for n in (heads, kv_heads, kv_heads)]
+  ints = [shape(dtype=jnp.int32)] * 2
+  compiled = jax.jit(jax.grad(value, (0, 1, 2))).lower(*heads_of, *ints).compile()
+  for name in ("forward", "queries", "keys"):
+    assert f"tree_flash_{name}" in compiled.as_text()
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

@@ -1,0 +1,114 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in a bucket: their directory, metrics and checkpoints, in a stand-in for Cloud Storage."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fspo_jax import checkpoints, paths
+from fspo_jax.training import metrics, reference_cache
+from fspo_jax.workdir import Workdir, WorkdirError
+
+
+def test_a_name_is_of_the_file_system_or_of_a_bucket(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert paths.path("run") == tmp_path / "run" and not paths.in_bucket(tmp_path)
+  with pytest.raises(ValueError, match="s3://bucket/run: expected a folder of the file system, or"):
+    paths.path("s3://bucket/run")
+
+
+def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(paths.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(WorkdirError, match=r"--workdir=gs://bucket/run: .* 'fspo_jax\[gcs\]'"):
+    Workdir("gs://bucket/run", {})
+  assert not list(tmp_path.iterdir())  # no folder gs:
+
+
+def test_a_runs_directory_is_one_in_a_bucket(bucket, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  name, config = f"{bucket}/directory", {"seed": 0}
+  run = Workdir(name, config)
+  assert str(run.path) == name and json.loads((run.path / "config.json").read_text()) == config
+  with pytest.raises(KeyError), run.running("sft"):
+    raise KeyError
+  with run.running("sft"):
+    run.write("tokenizer.model", b"abc")
+  again = Workdir(name, config, writes=False)
+  assert again.finished("sft") and not again.finished("preference")
+  assert again.seconds().keys() == {"sft"}
+  assert not (run.path / "stages" / "sft.partial.json").exists()
+  with paths.local_copy(run.path / "report") as folder:
+    (folder / "figures").mkdir()
+    (folder / "figures" / "a.png").write_bytes(b"png")
+  assert (run.path / "report" / "figures" / "a.png").read_bytes() == b"png"
+  with pytest.raises(WorkdirError, match="was made by another config .seed: 0 there, 1 here"):
+    Workdir(name, {"seed": 1})
+  with pytest.raises(WorkdirError, match="is not empty, and not a run of fspo_jax"):
+    Workdir(f"{name}/report", config)
+  with pytest.raises(WorkdirError, match="--workdir=gs://nobody-has-this/run: cannot be written"):
+    Workdir("gs://nobody-has-this/run", config)
+  assert not list(tmp_path.iterdir())
+
+
+def test_metrics_are_in_the_bucket_when_a_checkpoint_is(bucket):
+  directory = paths.path(f"{bucket}/metrics")
+  writer = metrics.MetricWriter(directory, "sft", 0)
+  writer.write(1, {"loss": 1.0})
+  assert metrics.read_jsonl(writer.path) == []
+  writer.keep()
+  writer.write(2, {"loss": 0.5})
+  assert metrics.read_jsonl(writer.path) == [{"step": 1, "loss": 1.0}]
+  writer.close()
+  again = metrics.MetricWriter(directory, "sft", 1)
+  again.write(2, {"loss": 0.25})
+  again.close()
+  assert metrics.read_jsonl(writer.path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.25}]
+  assert list((directory / "tensorboard" / "sft").iterdir())
+
+
+def _save(saved, at):
+  saved.save(at, {"a": jnp.full(3, at)}, {"b": jnp.zeros(1)}, {"seed": 3}, b"tokenizer")
+
+
+def _opened(directory):
+  with checkpoints.Checkpoints(directory) as saved:
+    params = saved.restore_params({"a": jax.ShapeDtypeStruct((3,), jnp.int32)})
+    return saved.latest_step(), np.asarray(params["a"]).tolist()
+
+
+def test_checkpoints_in_a_bucket_are_sealed_by_what_it_says_of_their_objects(bucket, caplog):
+  directory = paths.path(f"{bucket}/checkpoints")
+  with checkpoints.Checkpoints(directory, keep=3) as saved:
+    for at in (1, 2, 3):
+      _save(saved, at)
+  seal = json.loads((directory / "3.seal").read_text())
+  assert seal == paths.checksums(directory / "3") and len({*seal.values()}) > len(seal) / 2
+  # A save cut short lacks its mark.
+  (directory / "3" / "commit_success.txt").unlink()
+  # One that is not what was written.
+  broken = next(iter((directory / "2" / "params" / "d").iterdir()))
+  content = bytearray(broken.read_bytes())
+  content[len(content) // 2] ^= 1
+  broken.write_bytes(content)
+  assert _opened(directory) == (1, [1, 1, 1])
+  assert f"params/d/{broken.name}: not what was written" in caplog.text
+  with checkpoints.Checkpoints(directory, keep=3) as saved:
+    _save(saved, 3)
+  assert _opened(directory) == (3, [3, 3, 3])
+
+
+def test_a_reference_cache_in_a_bucket(bucket):
+  directory, facts = f"{bucket}/cache", {"reference": "a"}
+  cache = reference_cache.Cache(directory, facts, 2)
+  assert cache.missing(1) == [0]
+  values = np.arange(2.0 * reference_cache.BLOCK, dtype=np.float32).reshape(-1, 2)
+  cache.write(0, values, np.zeros((reference_cache.BLOCK, 16), np.uint8))
+  again = reference_cache.Cache(directory, facts, 2)
+  assert again.missing(2) == [1]
+  with pytest.raises(reference_cache.ReferenceCacheError, match="reference: found 'a', expected"):
+    reference_cache.Cache(directory, {"reference": "b"}, 2)
