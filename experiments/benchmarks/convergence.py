@@ -42,6 +42,7 @@ from fspo_jax.episodes.sampling import WorldEpisodes  # noqa: E402
 from fspo_jax.evaluation import plots, preference_accuracy  # noqa: E402
 from fspo_jax.evaluation import results as results_lib  # noqa: E402
 from fspo_jax.training import optimizer as optimizer_lib  # noqa: E402
+from fspo_jax.training import state as state_lib  # noqa: E402
 from fspo_jax.training import step as step_lib  # noqa: E402
 
 _SECONDS = flags.DEFINE_float("seconds", 180.0, "Of training, of each.")
@@ -75,7 +76,7 @@ class Run:
   """
 
   step: step_lib.MeshStep
-  state: step_lib.TrainState
+  state: state_lib.TrainState
   batches: itertools.cycle
   seconds: float = 0.0
   steps: int = 0
@@ -134,10 +135,10 @@ def measure() -> dict[str, Any]:
   batches = {"ours": _batches(rows, False), "paper_layout": _batches(two, True)}
   runs = {}
   for name, step in steps.items():
-    state = step_lib.init_state(_copy(frozen), rule, mesh)
+    state = state_lib.init_state(_copy(frozen), rule, mesh)
     runs[name] = Run(step, state, itertools.cycle(batches[name]))
     runs[name].train(frozen, 0.0, steps=2)  # compiles; then from the start again
-    state = step_lib.init_state(_copy(frozen), rule, mesh)
+    state = state_lib.init_state(_copy(frozen), rule, mesh)
     runs[name] = Run(step, state, itertools.cycle(batches[name]))
   accuracy = _Accuracy(model, form, world, frozen)
   start = {"seconds": 0.0, "steps": 0, "accuracy": accuracy(frozen)}

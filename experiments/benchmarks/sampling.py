@@ -39,7 +39,7 @@ from fspo_jax.episodes.sampling import Episode  # noqa: E402
 from fspo_jax.evaluation import results as results_lib  # noqa: E402
 from fspo_jax.inference import sampler, writer  # noqa: E402
 from fspo_jax.models import huggingface, transformer  # noqa: E402
-from fspo_jax.training import step as step_lib  # noqa: E402
+from fspo_jax.training import state as state_lib  # noqa: E402
 
 _MODEL = flags.DEFINE_enum("model", "small", list(setting_lib.MODELS), "Its shape.")
 _SHOTS = flags.DEFINE_integer("shots", 8, "Preferences of the user.")
@@ -59,7 +59,7 @@ def _ours(
 ) -> Callable[[], _Answers]:
   """`Writer.respond`, step by step: it would turn ids into text."""
   model = transformer.Transformer(setting.config)
-  abstract = step_lib.abstract_params(model, sharding.one_device())
+  abstract = state_lib.abstract_params(model, sharding.one_device())
   params = huggingface.load_params(folder, setting.config, abstract)
   form = templates.Formatter(setting_lib.tokenizer())
   engine = writer.Writer(model, params, form, batch=len(asked))

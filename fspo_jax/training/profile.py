@@ -16,12 +16,13 @@ import dataclasses
 import logging
 import pathlib
 import re
+import tempfile
 import time
 from typing import Any, TypeVar
 
 import jax
 
-from fspo_jax import processes
+from fspo_jax import paths, processes
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -111,11 +112,11 @@ def waited_for(items: Iterable[_T]) -> Iterator[_T]:
 class Recorder:
   """Records a few steps of a stage, and writes what they say; does nothing for 0 steps."""
 
-  def __init__(self, directory: pathlib.Path, stage: str, start: int, steps: int) -> None:
+  def __init__(self, directory: paths.Path, stage: str, start: int, steps: int) -> None:
     """Plans a trace.
 
     Args:
-      directory: where `<stage>.txt` and the folder `<stage>` with the trace are put.
+      directory: where `<stage>.txt` and the folder `<stage>` with the trace are put, at the end.
       stage: its name.
       start: steps that have been done.
       steps: how many to record, after `WARM` more.
@@ -124,6 +125,7 @@ class Recorder:
     self._first, self._last = start + WARM + 1, start + WARM + steps
     self._meanings: dict[str, Meaning] = {}
     self._began: float | None = None
+    self._scratch: tempfile.TemporaryDirectory | None = None
 
   def after(self, step: int, update: Any, *given: Any) -> None:
     """Tells that a step has been dispatched.
@@ -142,14 +144,16 @@ class Recorder:
       if processes.first():
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # every call of Python takes longer than what is looked for
-        jax.profiler.start_trace(self._directory / self._stage, profiler_options=options)
+        self._scratch = tempfile.TemporaryDirectory()
+        jax.profiler.start_trace(self._scratch.name, profiler_options=options)
         self._began = time.perf_counter()
     elif step == self._last and self._began is not None:
       with span(DEVICE):
         jax.block_until_ready(given[0])
       seconds = time.perf_counter() - self._began
       self._stop()
-      self._write(seconds)
+      self._write(pathlib.Path(self._scratch.name), seconds)
+      self._scratch.cleanup()
 
   def close(self) -> None:
     """Ends a trace that is not at its end; nothing is written of it."""
@@ -162,15 +166,18 @@ class Recorder:
     self._began = None
     jax.profiler.stop_trace()
 
-  def _write(self, seconds: float) -> None:
-    traces = sorted((self._directory / self._stage).glob("**/*.xplane.pb"))
-    operations, host = read(traces[-1], self._meanings)
+  def _write(self, scratch: pathlib.Path, seconds: float) -> None:
+    (trace,) = scratch.glob("**/*.xplane.pb")
+    operations, host = read(trace, self._meanings)
     about = f"{self._stage}, steps {self._first} to {self._last}, {jax.local_device_count()} x "
     about += jax.local_devices()[0].device_kind
     text = summary(about, operations, host, self._meanings, self._steps, seconds)
-    path = self._directory / f"{self._stage}.txt"
-    path.write_text(text, encoding="utf-8")
-    _LOG.info("%s: profile of %d steps in %s", self._stage, self._steps, path)
+    for file in (one for one in scratch.rglob("*") if one.is_file()):
+      where = self._directory / self._stage / file.relative_to(scratch).as_posix()
+      paths.write_atomic(where, file.read_bytes())
+    page = self._directory / f"{self._stage}.txt"
+    paths.write_atomic(page, text.encode())
+    _LOG.info("%s: profile of %d steps in %s", self._stage, self._steps, page)
 
 
 def meanings(text: str) -> dict[str, Meaning]:

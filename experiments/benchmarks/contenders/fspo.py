@@ -24,6 +24,7 @@ from fspo_jax.episodes import batching, templates, trees
 from fspo_jax.models import huggingface, scoring, transformer
 from fspo_jax.models.huggingface import tensors
 from fspo_jax.training import optimizer as optimizer_lib
+from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
 
 _CHUNK = 2048  # of the vocabulary
@@ -49,7 +50,7 @@ def _optimizer() -> optax.GradientTransformation:
 
 
 def _load(model: transformer.Transformer, folder: pathlib.Path) -> Any:
-  abstract = step_lib.abstract_params(model, sharding.one_device())
+  abstract = state_lib.abstract_params(model, sharding.one_device())
   return huggingface.load_params(folder, model.config, abstract)
 
 
@@ -80,7 +81,7 @@ class FSPO:
   def train(self, rounds: Rounds) -> None:
     """The loop of `training.loop`, but for what that writes."""
     mesh, optimizer = sharding.one_device(), _optimizer()
-    step, state = self.step(optimizer), step_lib.init_state(self.params, optimizer, mesh)
+    step, state = self.step(optimizer), state_lib.init_state(self.params, optimizer, mesh)
     self.params = None  # a step donates them
     rounds.begin(self.wait)
     while True:
@@ -213,8 +214,8 @@ def two_sequences_step(
   loss = two_sequences_loss(model, objective)
 
   def step(
-    state: step_lib.TrainState, frozen: Any, batch: batching.TreeBatch
-  ) -> tuple[step_lib.TrainState, step_lib.Metrics]:
+    state: state_lib.TrainState, frozen: Any, batch: batching.TreeBatch
+  ) -> tuple[state_lib.TrainState, step_lib.Metrics]:
     grads, metrics = jax.grad(loss, has_aux=True)(state.params, frozen, batch)
     return step_lib.updated(state, grads, metrics, optimizer)
 

@@ -18,7 +18,7 @@ import numpy as np
 from experiments.benchmarks.contenders.setting import Setting
 from fspo_jax import sharding
 from fspo_jax.models import huggingface, transformer
-from fspo_jax.training import step as step_lib
+from fspo_jax.training import state as state_lib
 
 
 def write(setting: Setting, workdir: pathlib.Path) -> None:
@@ -28,7 +28,7 @@ def write(setting: Setting, workdir: pathlib.Path) -> None:
   0. So all matrices are random, and the reference's are others by some percent.
   """
   model = transformer.Transformer(setting.config)
-  abstract = step_lib.abstract_params(model, sharding.one_device())
+  abstract = state_lib.abstract_params(model, sharding.one_device())
   rng = np.random.default_rng(setting.seed)
 
   def fill(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
