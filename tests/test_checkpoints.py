@@ -91,6 +91,15 @@ def test_a_checkpoint_that_is_not_what_was_written_is_passed_over(
     assert saved.latest_step() == 4
 
 
+def test_a_seal_that_cannot_be_read_is_of_no_use(directory, tmp_path, caplog):
+  copy = tmp_path / "copy"
+  shutil.copytree(directory, copy)
+  (copy / "4.seal").write_bytes(b"\xff{")
+  with checkpoints.Checkpoints(copy) as saved:
+    assert saved.latest_step() == 2
+  assert f"checkpoint {copy / '4'} is broken, and not used: cannot be read" in caplog.text
+
+
 def test_everything_comes_back_bit_for_bit(directory):
   params, opt_state = _state(4)
   with checkpoints.Checkpoints(directory) as saved:
