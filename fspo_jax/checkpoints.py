@@ -32,6 +32,19 @@ class Restored(NamedTuple):
   metadata: dict[str, Any]
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, which does not ask JAX whether the run is preempted.
+
+  `preemption.Watch` does. It numbers its questions, Orbax its steps, and JAX answers yes at the
+  number after the last that it was asked with: whoever else asks moves that away.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """No: who saves was told so by the watch."""
+    del step
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one stage: `directory/<step>/{params, opt_state, metadata}`.
 
@@ -42,7 +55,7 @@ class Checkpoints:
 
   def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2) -> None:
     self.directory = paths.path(directory)
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self.directory,
       options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
       item_names=("params", "opt_state", "metadata"),

@@ -38,11 +38,11 @@ def problem(directory: paths.Path, step: int, *, optional: str) -> str | None:
   seal = _seal(directory, step)
   if not seal.is_file():
     return None  # killed between the two, or older than seals
-  return _compare(directory, step, optional, seal.read_text())
+  return _compare(directory, step, optional, seal.read_bytes())
 
 
 @functools.lru_cache(maxsize=64)
-def _compare(directory: paths.Path, step: int, optional: str, seal: str) -> str | None:
+def _compare(directory: paths.Path, step: int, optional: str, seal: bytes) -> str | None:
   """`problem` where there is a seal; once in a process, for it reads the whole checkpoint."""
   try:
     sealed = json.loads(seal)

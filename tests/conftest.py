@@ -74,10 +74,9 @@ def bucket():
     patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     pytest.importorskip("gcsfs", reason="the extra 'gcs' is not installed")
     pytest.importorskip("gcp_storage_emulator", reason="of the extra 'dev'")
-    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host=localhost"]
-    command += [f"--port={port}", "--in-memory", "--default-bucket=bucket"]
+    command = [sys.executable, "-m", "tests.cloud_storage", str(port)]
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as server:
+    with subprocess.Popen(command, cwd=REPO, stdout=quiet, stderr=quiet) as server:
       try:
         _wait_for(port, server)
         yield "gs://bucket"

@@ -8,6 +8,7 @@ import shutil
 import sys
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -91,6 +92,15 @@ def test_a_checkpoint_that_is_not_what_was_written_is_passed_over(
     assert saved.latest_step() == 4
 
 
+def test_a_seal_that_cannot_be_read_is_of_no_use(directory, tmp_path, caplog):
+  copy = tmp_path / "copy"
+  shutil.copytree(directory, copy)
+  (copy / "4.seal").write_bytes(b"\xff{")
+  with checkpoints.Checkpoints(copy) as saved:
+    assert saved.latest_step() == 2
+  assert f"checkpoint {copy / '4'} is broken, and not used: cannot be read" in caplog.text
+
+
 def test_everything_comes_back_bit_for_bit(directory):
   params, opt_state = _state(4)
   with checkpoints.Checkpoints(directory) as saved:
@@ -144,6 +154,17 @@ def test_a_save_that_fails_in_the_background_is_raised_by_the_next(tmp_path, mon
     patch.setattr(saved._manager, "wait_until_finished", full)
     with pytest.raises(OSError, match="No space left"):
       _save(saved, 2, {"a": jnp.ones(3)}, {"b": jnp.zeros(1)})
+
+
+def test_saving_does_not_ask_whether_the_run_is_preempted(tmp_path, monkeypatch):
+  """JAX would take its step for the number of a question of `preemption.Watch`."""
+  asked = []
+  monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+  with checkpoints.Checkpoints(tmp_path / "c") as saved:
+    _save(saved, 7, {"a": jnp.ones(3)}, {"b": jnp.zeros(1)})
+    saved.wait()
+    assert saved.latest_step() == 7
+  assert not asked
 
 
 def test_only_the_last_few_are_kept(tmp_path):

@@ -1,0 +1,35 @@
+# Copyright 2026 The fspo_jax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A stand-in for Cloud Storage with one empty bucket, in a process of its own: PORT."""
+
+import sys
+
+from gcp_storage_emulator.handlers import objects
+
+
+def _with_generation(handler):
+  """Says an object's generation beside its content, as Cloud Storage does and the emulator not.
+
+  TensorStore writes again only what is of the generation that it has read.
+  """
+
+  def handle(request, response, storage, *args, **kwargs):
+    handler(request, response, storage, *args, **kwargs)
+    if response.status in (200, 206):
+      about = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+      response["x-goog-generation"] = about["generation"]
+
+  return handle
+
+
+def main(port):
+  """Answers until it is killed."""
+  for name in ("get", "download"):
+    setattr(objects, name, _with_generation(getattr(objects, name)))
+  from gcp_storage_emulator.server import create_server  # It takes the handlers as they are.
+
+  create_server("localhost", int(port), in_memory=True, default_bucket="bucket").run()
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
