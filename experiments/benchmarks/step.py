@@ -214,7 +214,11 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _row(
-  name: str, work: counting.Work, rounds: list[dict[str, float]], end: dict[str, Any], peak: float
+  name: str,
+  work: counting.Work,
+  rounds: list[dict[str, float]],
+  end: dict[str, Any],
+  peak: dict[str, float],
 ) -> dict[str, Any]:
   """The figures of a contender; rates are medians over rounds."""
   steps = _spread([r["steps"] / r["seconds"] for r in rounds])
@@ -226,7 +230,8 @@ def _row(
     "terms_per_second_max": work.terms * steps["max"],
     "terms_per_cpu_second": work.terms * cpu,
     "unique_tokens_per_second": work.unique_tokens * steps["median"],
-    "useful_mfu": work.useful_flops * steps["median"] / peak,
+    "useful_mfu": work.useful_flops * steps["median"] / peak["per_second"],
+    "useful_mfu_by_cpu": work.useful_flops * cpu / peak["per_cpu_second"],
     "padding_fraction": work.padding_fraction,
     "peak_gb": (end["peak_bytes"] if device is None else device) / 1e9,
     "imports_gb": end["imports_bytes"] / 1e9,
@@ -294,7 +299,8 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
     )
     for name, process in contenders.ready.items()
   }
-  peak = max(end["peak_flops"] for end in contenders.ends.values())
+  peaks = [end["peak_flops"] for end in contenders.ends.values() if end["peak_flops"]]
+  peak = {key: max(p[key] for p in peaks) for key in ("per_second", "per_cpu_second")}
   rows: dict[str, Any] = {
     name: _row(name, works[name], contenders.rounds[name], contenders.ends[name], peak)
     if name in works
@@ -312,7 +318,7 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
       key: faster["paper_layout"]["median"] / value for key, value in expected.items()
     },
     "differences": checks,
-    "peak_flops_per_second": peak,
+    "peak_flops": peak,
     "setting": dataclasses.asdict(setting),
     "rounds": _ROUNDS.value,
     "steps_per_round": _STEPS.value,
@@ -358,7 +364,7 @@ def table(found: dict[str, Any]) -> str:
     f"ours over paper_layout: {measured:.2f} x measured; counting tokens predicts "
     f"{predicted['by_tokens']:.2f} x ({reached['by_tokens']:.0%} reached); counting FLOPs, with "
     f"attention and vocabulary, {predicted['by_flops']:.2f} x ({reached['by_flops']:.0%} reached)",
-    f"peak of a matrix product: {found['peak_flops_per_second'] / 1e9:.0f} GFLOP/s",
+    f"peak of a matrix product: {found['peak_flops']['per_second'] / 1e9:.0f} GFLOP/s",
   ]
   return "\n".join(lines)
 
