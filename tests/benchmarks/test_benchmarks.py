@@ -124,7 +124,7 @@ def _run(tmp_path, only):
 def _check(row):
   assert row["terms_per_second_min"] <= row["terms_per_second"] <= row["terms_per_second_max"]
   assert row["peak_gb"] > row["imports_gb"] > 0.05
-  assert 0 < row["useful_mfu"] < 1 and 0 <= row["padding_fraction"] < 1
+  assert 0 < row["useful_mfu_by_cpu"] < 1 and 0 <= row["padding_fraction"] < 1
 
 
 @pytest.mark.slow

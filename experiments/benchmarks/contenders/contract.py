@@ -55,11 +55,26 @@ class Contender(Protocol):
   def wait(self) -> None:
     """Returns when the device has done all that it was given."""
 
-  def peak_flops(self) -> float:
-    """FLOPs a second of a large matrix product."""
+  def multiply(self) -> tuple[int, Callable[[], None]] | None:
+    """A large matrix product of its library: n, of [n, n], and what makes it; None if another's."""
 
   def device_peak_bytes(self) -> int | None:
     """The most memory of an accelerator that was used; None on a CPU."""
+
+
+def peak_flops(product: tuple[int, Callable[[], None]] | None) -> dict[str, float] | None:
+  """FLOPs a second, and a second of the processor, of a large matrix product: the best of a few."""
+  if product is None:
+    return None
+  n, multiply = product
+  multiply()
+  took = []
+  for _ in range(5):
+    since, cpu = time.perf_counter(), time.process_time()
+    multiply()
+    took.append((time.perf_counter() - since, time.process_time() - cpu))
+  wall, cpu = map(min, zip(*took, strict=True))
+  return {"per_second": 2 * n**3 / wall, "per_cpu_second": 2 * n**3 / cpu}
 
 
 class Rounds:

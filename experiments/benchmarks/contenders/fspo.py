@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import functools
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -95,9 +94,9 @@ class FSPO:
     if not np.isfinite(float(self._metrics["grad_norm"])):
       raise FloatingPointError("the gradient is not finite")
 
-  def peak_flops(self) -> float:
-    """Of `jnp.dot`."""
-    return matmul_flops(self.model.config.dtype)
+  def multiply(self) -> tuple[int, Callable[[], None]]:
+    """By `jnp.dot`."""
+    return product(self.model.config.dtype)
 
   def device_peak_bytes(self) -> int | None:
     """As JAX's allocator knows it."""
@@ -266,17 +265,11 @@ def _named(model: transformer.Transformer, gradient: Any) -> dict[str, Float[np.
   return named
 
 
-def matmul_flops(dtype: str) -> float:
-  """FLOPs a second of a large matrix product in JAX: the best of a few."""
+def product(dtype: str) -> tuple[int, Callable[[], None]]:
+  """A large matrix product in JAX; see `contract.Contender`."""
   n = 2048 if jax.default_backend() == "cpu" else 8192
-  x = jnp.ones((n, n), dtype)
-  dot, best = jax.jit(jnp.dot), float("inf")
-  dot(x, x).block_until_ready()
-  for _ in range(5):
-    since = time.perf_counter()
-    dot(x, x).block_until_ready()
-    best = min(best, time.perf_counter() - since)
-  return 2 * n**3 / best
+  x, dot = jnp.ones((n, n), dtype), jax.jit(jnp.dot)
+  return n, lambda: dot(x, x).block_until_ready()
 
 
 def device_peak_bytes() -> int | None:

@@ -8,9 +8,9 @@ to the longest; logits of all tokens, log-softmax in float32, the sum over a res
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import os
 import pathlib
-import time
 
 from jaxtyping import Float
 import numpy as np
@@ -135,9 +135,9 @@ class PaperTorch:
     """Waits for the device."""
     wait()
 
-  def peak_flops(self) -> float:
-    """Of `torch.matmul`."""
-    return matmul_flops(getattr(torch, self._setting.dtype))
+  def multiply(self) -> tuple[int, Callable[[], None]]:
+    """By `torch.matmul`."""
+    return product(getattr(torch, self._setting.dtype))
 
   def device_peak_bytes(self) -> int | None:
     """As torch's allocator knows it."""
@@ -150,17 +150,16 @@ def wait() -> None:
     torch.cuda.synchronize()
 
 
-def matmul_flops(dtype: torch.dtype) -> float:
-  """FLOPs a second of a large matrix product in torch: the best of a few."""
+def product(dtype: torch.dtype) -> tuple[int, Callable[[], None]]:
+  """A large matrix product in torch; see `contract.Contender`."""
   n = 2048 if device().type == "cpu" else 8192
   x = torch.ones(n, n, dtype=dtype, device=device())
-  best = float("inf")
-  for _ in range(6):
-    since = time.perf_counter()
+
+  def multiply() -> None:
     x @ x
     wait()
-    best = min(best, time.perf_counter() - since)
-  return 2 * n**3 / best
+
+  return n, multiply
 
 
 def device_peak_bytes() -> int | None:

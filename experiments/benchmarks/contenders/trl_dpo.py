@@ -136,9 +136,8 @@ class TRL:
     """Waits for the device."""
     paper_torch.wait()
 
-  def peak_flops(self) -> float:
-    """Of `torch.matmul`."""
-    return paper_torch.matmul_flops(next(self._trainer.model.parameters()).dtype)
+  def multiply(self) -> None:
+    """As that of `paper_torch`."""
 
   def device_peak_bytes(self) -> int | None:
     """As torch's allocator knows it."""

@@ -115,9 +115,8 @@ class TunixDPO:
     """Waits for the last step's parameters."""
     jax.block_until_ready(nnx.state(self._policy))
 
-  def peak_flops(self) -> float:
-    """Of `jnp.dot`, which others have measured."""
-    return 0.0
+  def multiply(self) -> None:
+    """As ours."""
 
   def device_peak_bytes(self) -> int | None:
     """As JAX's allocator knows it."""

@@ -34,6 +34,7 @@ from experiments.benchmarks.contenders.contract import (
   Contender,
   FinishedError,
   Rounds,
+  peak_flops,
 )
 from experiments.benchmarks.contenders.setting import Setting
 
@@ -93,7 +94,7 @@ def main(argv: list[str]) -> None:
     contender.train(Rounds(sys.stdin, answer))
   found = {"peak_bytes": peak_bytes(), "imports_bytes": imports}
   found["device_peak_bytes"] = contender.device_peak_bytes()
-  answer(found | {"peak_flops": contender.peak_flops()})
+  answer(found | {"peak_flops": peak_flops(contender.multiply())})
 
 
 if __name__ == "__main__":
