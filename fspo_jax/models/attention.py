@@ -81,8 +81,9 @@ def _attend(
 ) -> Float[Array, "B N G Q D"]:
   """Attention of a block of queries, already scaled; its backward pass computes scores again.
 
-  Two numbers of a query are all that is kept of its scores, their log-sum and the output, as in
-  flash attention (arXiv 2205.14135): neither pass normalises a block of weights.
+  The output is all that is kept, as in flash attention (arXiv 2205.14135): neither pass normalises
+  a block of weights. Log-sums are computed again with the scores: kept, they would change what XLA
+  makes of the forward pass, and a policy would differ from its reference in the last bit.
   """
   return _attend_forward(q, k, v, seen, softcap)[0]
 
@@ -97,15 +98,15 @@ def _attend_forward(
   weights = weights.astype(v.dtype)
   out = jnp.einsum("bngqk,bnkd->bngqd", weights, v, preferred_element_type=jnp.float32) / sums
   out = out.astype(v.dtype)
-  return out, (q, k, v, seen, out, most + jnp.log(sums))
+  return out, (q, k, v, seen, out)
 
 
 def _attend_backward(
   softcap: float, kept: tuple, d_out: Float[Array, "B N G Q D"]
 ) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N K D"], Float[Array, "B N K D"], None]:
-  q, k, v, seen, out, log_sums = kept
+  q, k, v, seen, out = kept
   capped, scores = _scores(q, k, seen, softcap)
-  weights = jnp.exp(scores - log_sums)
+  weights = jnp.exp(scores - jax.nn.logsumexp(scores, axis=-1, keepdims=True))
   d_v = jnp.einsum("bngqk,bngqd->bnkd", weights.astype(v.dtype), d_out)
   d_weights = jnp.einsum("bngqd,bnkd->bngqk", d_out, v, preferred_element_type=jnp.float32)
   means = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)

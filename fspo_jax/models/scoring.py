@@ -91,8 +91,8 @@ class _Chunks(NamedTuple):
 
 
 def _chunks(vocab: int, chunk: int) -> _Chunks:
-  size = min(chunk, vocab)
-  count = -(-vocab // size)
+  count = -(-vocab // chunk)
+  size = -(-vocab // count)  # of equal chunks hardly anything is computed twice
   of_first = vocab - (count - 1) * size
   starts = np.maximum(np.arange(-1, count - 1) * size + of_first, 0)
   return _Chunks(starts.astype(np.int32), size, of_first)
