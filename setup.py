@@ -60,7 +60,7 @@ setuptools.setup(
     # What experiments/benchmarks compares with.
     "bench": ["google-tunix>=0.1.7", "torch>=2.6.0", "transformers>=5.0.0", "trl>=1.16.0"],
     "browser": ["selenium>=4.35.0"],  # of tests, with theirs, and a chromium with its driver
-    "cuda": ["jax[cuda13]>=0.9.0"],
+    "cuda": ["jax[cuda13]>=0.9.0", *HF],
     "embed": ["sentence-transformers>=5.0.0"],
     "gcs": GCS,
     "hf": HF,
@@ -68,7 +68,7 @@ setuptools.setup(
     "parity": ["peft>=0.18.0", "torch>=2.6.0", "transformers>=5.0.0"],  # of tests, with theirs
     "parquet": PARQUET,
     "study": STUDY,
-    "tpu": ["jax[tpu]>=0.9.0", *GCS],  # a pod's own disks go with it
+    "tpu": ["jax[tpu]>=0.9.0", *GCS, *HF],  # a pod's own disks go with it
     "tpu-plan": ["jax[tpu]>=0.9.0"],  # the TPU compiler that is of its jax; it needs no TPU
     "dev": [
       *BEAM,

@@ -127,7 +127,10 @@ class Checkpoints:
     if opt_state is not None:
       items["opt_state"] = ocp.args.StandardSave(opt_state)
     self.wait()  # raises where the last one failed, whose seal would not come
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    if not self._manager.save(step, args=ocp.args.Composite(**items)):
+      raise ValueError(
+        f"{self.directory}: found a checkpoint of step {step} or later, expected earlier ones alone"
+      )
     self._broken[step] = None
     if processes.first():
       self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)

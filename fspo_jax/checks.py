@@ -36,10 +36,16 @@ def _check_stage(stage: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> N
     )
   if min(asked, default=0) < 0 or stage.shots < 0 or stage.queries < 1:
     raise ValueError("numbers of shots are 0 or more, and queries 1 or more")
-  if bool(stage.row_tokens) != bool(stage.scored_tokens) or stage.row_episodes < 1:
+  tokens = stage.row_tokens, stage.scored_tokens
+  if min(tokens) < 0 or bool(tokens[0]) != bool(tokens[1]) or stage.row_episodes < 1:
     raise ValueError(
-      f"row_tokens={stage.row_tokens}, scored_tokens={stage.scored_tokens} and row_episodes="
-      f"{stage.row_episodes}: expected both numbers of tokens or neither (0), and 1 episode"
+      f"row_tokens={tokens[0]}, scored_tokens={tokens[1]} and row_episodes={stage.row_episodes}: "
+      "expected both numbers of tokens or neither (0), and 1 episode or more"
+    )
+  if not stage.row_tokens and not stage.shots:
+    raise ValueError(
+      "row_tokens=0 and shots=0: an episode longer than those that were looked at has no shot to "
+      "leave out; expected row_tokens and scored_tokens"
     )
   shards = sharding.batch_shards(mesh) * rows.accumulate
   if rows.rows_per_step % shards:
@@ -68,6 +74,11 @@ def _check_mesh(c: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
   }
   for name in ("sft", "preference"):
     if name in c.stages:
+      if c.mesh.context == -1 and not c[name].row_tokens:
+        raise ValueError(
+          f"mesh.context=-1 and {name}.row_tokens=0: expected one of them to be a number: rows are "
+          "made as long as the axis divides"
+        )
       for key in ("row_tokens", "scored_tokens"):
         split["context"][f"{name}.{key}"] = c[name][key]
   for axis, sizes in split.items():
@@ -82,7 +93,8 @@ def _check_mesh(c: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
 def _check_attention(c: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
   """Refuses kernels that the devices, the shape or a method cannot have."""
   tree_flash.check(config_lib.transformer(c, vocab_size=1), mesh)
-  if c.model.attention != "xla" and "user_lora" in c.evaluation.methods:
+  trains = "evaluate" in c.stages and "user_lora" in c.evaluation.methods
+  if c.model.attention != "xla" and trains:
     raise ValueError(
       f"model.attention={c.model.attention!r} and the method 'user_lora' in evaluation.methods: "
       "users are trained side by side, which the kernels cannot; expected 'xla'"

@@ -379,7 +379,7 @@ def packing(
   """The static shape of a stage's rows; numbers of shots and queries in place of the stage's.
 
   Raises:
-    ValueError: the stage leaves it to its texts (`row_tokens=0`), which `rows.packing` looks at.
+    ValueError: the stage leaves it to its texts (`row_tokens=0`), which `rows.of_stage` looks at.
   """
   if not stage.row_tokens:
     raise ValueError(

@@ -65,7 +65,7 @@ def export(
     HuggingFaceError: no family of models is like this one, or `out` is not empty.
     TokenizerError: nobody else has a tokenizer like this one.
   """
-  path = pathlib.Path(run)
+  path = _folder(run)
   directory = _stage(path, stage)
   writer = Writer.load(directory)
   with checkpoints.Checkpoints(directory) as saved:
@@ -98,7 +98,7 @@ def export_adapter(
     ExportError: it has no adapters, or not on a base that others can have.
     HuggingFaceError: `out` is not empty.
   """
-  path = pathlib.Path(run)
+  path = _folder(run)
   directory, mesh = _stage(path, stage), sharding.one_device()
   with checkpoints.Checkpoints(directory) as saved:
     config = ml_collections.ConfigDict(saved.metadata()["config"])
@@ -120,6 +120,14 @@ def export_adapter(
     )
   lora_config, factors, _ = found
   huggingface.save_adapter(out, factors, lora_config, shape, base=config.base)
+
+
+def _folder(run: str | os.PathLike[str]) -> pathlib.Path:
+  if "://" in os.fspath(run):
+    raise ExportError(
+      f"{run}: expected a folder of this machine; copy it first, as by gcloud storage cp -r"
+    )
+  return pathlib.Path(run)
 
 
 def _stage(run: pathlib.Path, stage: str | None) -> pathlib.Path:

@@ -19,7 +19,7 @@ _FILES = (
   ("data/synthetic/*/*", "the synthetic set, with its quality card"),
   ("tokenizer.model", "the tokenizer"),
   ("metrics/*.jsonl", "training metrics, a line for each logged step"),
-  ("checkpoints/*/[0-9]*[0-9]", "a checkpoint: of a stage, by its step"),
+  ("checkpoints/*/*", "a checkpoint: of a stage, by its step"),
   ("results.json", "all numbers of this report"),
   ("responses.jsonl", "all sampled responses, for other judges"),
 )
@@ -49,7 +49,8 @@ def _commands(environment: Mapping[str, Any]) -> list[Listing | Paragraph]:
   if commit.endswith(_DIRTY):
     note = "The files differed from the commit: this does not make quite the same."
     blocks.append(Paragraph(Span(note)))
-  return blocks
+  note = "In another folder: in its own the finished run is found, and nothing is done."
+  return [*blocks, Paragraph(note)]
 
 
 def _config(config: dict[str, Any]) -> list[Paragraph | Table | Fold]:
@@ -81,6 +82,7 @@ def _files(workdir: Workdir) -> Section:
     (Span(f"../{path.relative_to(workdir.path)}", "code"), what)
     for pattern, what in _FILES
     for path in sorted(workdir.path.glob(pattern))
+    if not pattern.startswith("checkpoints") or path.name.isdigit()
   ]
   note = Paragraph("From the folder of this report:")
   return Section("Files of the run", [note, Table(("path", "what it is"), rows)])

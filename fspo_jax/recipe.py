@@ -183,7 +183,9 @@ class Recipe:
     _LOG.info("base: %s, %s parameters", c.base, f"{_count(base.params):,}")
     self.workdir.write("tokenizer.model", base.tokenizer.model)
     with checkpoints.Checkpoints(path / "checkpoints" / "base") as saved:
-      saved.save(0, base.params, None, as_json(c), base.tokenizer.model)
+      saved.set_broken_aside()
+      if saved.latest_step() is None:
+        saved.save(0, base.params, None, as_json(c), base.tokenizer.model)
 
   def _keep_companions(self, folder: pathlib.Path) -> None:
     """Keeps what else a Hugging Face folder says, so that what is trained goes back like it."""

@@ -21,8 +21,13 @@ from fspo_jax.training import reference_cache
 _USES = ("auto", "on", "off")
 # Keys of `data` that say where it is and what is accepted, and not what it is.
 _PLACES = ("path", "below_gate")
-# Keys of `model` that say how and in which parts it is computed, and not what.
+# Keys of `model` that say in which parts it is computed, and not what.
 _BLOCKS = ("attention", "attention_block", "remat")
+
+
+def _parts(model: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Keys that change nothing; kernels round in their own way, which is that of their blocks."""
+  return _BLOCKS if model.attention == "xla" else ("remat",)
 
 
 def stage(c: ml_collections.ConfigDict) -> str:
@@ -123,7 +128,7 @@ def _facts(
     keys = stage.curriculum
     curriculum = [keys.start, keys.end, keys.candidates, stage.steps * stage.rows_per_step]
   groups = {
-    "model": {key: value for key, value in c.model.items() if key not in _BLOCKS},
+    "model": {key: value for key, value in c.model.items() if key not in _parts(c.model)},
     "data": {key: value for key, value in c.data.items() if key not in _PLACES},
     "world": dict(c.world) | {"seed": c.world_seed, "elix_variant": c.elix_variant},
     "template": dataclasses.asdict(rows.formatter.template),

@@ -74,6 +74,11 @@ def _check_vpl(c: ml_collections.ConfigDict) -> None:
       "vpl.use=True: expected a preference.layout with query_shots=(0,) and nothing else: all "
       "pairs are scored, and none is in the context"
     )
+  if not stage.row_tokens:
+    raise ValueError(
+      "vpl.use=True: found preference.row_tokens=0, expected numbers: its shots are asked, and an "
+      "episode longer than those that were looked at could leave none out"
+    )
   if {stage.row_episodes, stage.window_rows, stage.accumulate} != {1} or stage.shots < 1:
     raise ValueError(
       f"vpl.use=True: found preference.row_episodes={stage.row_episodes}, window_rows="
@@ -109,6 +114,11 @@ def _check_on_policy(c: ml_collections.ConfigDict) -> None:
     raise ValueError("sft.layout.description_pairs=True: there is no policy yet to describe users")
   if not keys.use:
     return
+  if not stage.row_tokens:
+    raise ValueError(
+      "on_policy.use=True: found preference.row_tokens=0, expected numbers: how long rows with "
+      "sampled descriptions are is not known before there are any"
+    )
   if "preference" not in c.stages:
     raise ValueError(
       f"on_policy.use=True and stages={tuple(c.stages)}: expected 'preference', its stage"

@@ -48,6 +48,8 @@ def _compare(directory: paths.Path, step: int, optional: str, seal: bytes) -> st
     sealed = json.loads(seal)
     found = _digests(directory / str(step))
   except (OSError, ValueError) as error:
+    if isinstance(error, OSError) and paths.in_bucket(directory):
+      raise  # the bucket cannot be asked now, which says nothing of what it has
     return f"cannot be read: {error}"
   whole = (directory / str(step) / optional).is_dir()
   for name in sorted(sealed):

@@ -164,6 +164,8 @@ class Contenders:
       for name in names[turn:] + names[:turn]:
         if not resident:
           self.open(name)
+          if name in self.absent:
+            raise BenchmarkError(f"{name}: was ready, and then: {self.absent[name]}")
           self.ready[name].run(_WARMUP.value)
         self.rounds[name].append(self.ready[name].run(_STEPS.value))
         _say(f"round {number + 1}: {name}: {self.rounds[name][-1]['seconds']:.2f} s")

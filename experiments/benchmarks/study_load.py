@@ -233,7 +233,7 @@ def main(argv: list[str]) -> None:
     "cpus": os.cpu_count(),
     "load_average": os.getloadavg()[0],
   }
-  print(json.dumps(found, indent=2))
+  print(json.dumps(found))
   if _OUT.value:
     pathlib.Path(_OUT.value).write_text(json.dumps(found, indent=2) + "\n")
   for line in [*seen.errors, *missing][:20]:

@@ -104,7 +104,8 @@ def _calibration(found: Mapping[str, Any]) -> list[Section]:
   note = Paragraph(
     "How often a pair is ranked right, by how sure the implicit rewards are of it, after all "
     "shots. ECE: the mean distance of the two, in %. Brier: the mean square of the probability "
-    "of what was not chosen; 0.25 knows nothing."
+    "of what was not chosen; 0.25 knows nothing. Where the likelihood of chosen responses is in "
+    "the loss too, as it is by default, what the margins promise is approximate."
   )
   return [
     Section(

@@ -43,7 +43,7 @@ class SegmentScores(NamedTuple):
 
 # Of each token, over the vocabulary seen so far: the largest logit, the sum of exponentials under
 # it (apart, since their sum rounds), and the target's logit, or 0 where that has not been seen.
-_Seen = tuple[Float[Array, " S"], Float[Array, " S"], Float[Array, " S"]]
+_Sums = tuple[Float[Array, " S"], Float[Array, " S"], Float[Array, " S"]]
 
 
 def token_logprobs(
@@ -126,12 +126,12 @@ def _look(
   targets: Int[Array, " S"],
   chunk: int,
   softcap: float,
-) -> _Seen:
+) -> _Sums:
   """Goes through a table; targets that are not in it are not seen."""
   chunks = _chunks(len(table), chunk)
 
-  def step(seen: _Seen, start: Int[Array, ""]) -> tuple[_Seen, None]:
-    largest, total, of_target = seen
+  def step(sums: _Sums, start: Int[Array, ""]) -> tuple[_Sums, None]:
+    largest, total, of_target = sums
     logits, _, ids = _logits(hidden, table, start, chunks, softcap)
     top = jnp.maximum(largest, logits.max(-1))
     total = total * jnp.exp(largest - top) + jnp.exp(logits - top[:, None]).sum(-1)

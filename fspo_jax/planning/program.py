@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import math
 import re
@@ -122,10 +122,14 @@ def matrix_flops(jaxpr: jax.extend.core.Jaxpr) -> float:
   """FLOPs of the matrix products of a program; of a loop's body, as often as it goes round.
 
   A loop without a number of rounds counts once, of branches the costliest, and a kernel what it
-  says itself: as if no block of a tree were dead.
+  says itself: as if no block of a tree were dead. What nobody reads, as the gradient of a matrix
+  that is not trained, is not computed.
   """
-  total = 0.0
-  for equation in jaxpr.eqns:
+  total, read = 0.0, _variables(jaxpr.outvars)
+  for equation in reversed(jaxpr.eqns):
+    if read.isdisjoint(equation.outvars) and not equation.effects:
+      continue
+    read |= _variables(equation.invars)
     if equation.primitive.name == "dot_general":
       (contracted, _), _ = equation.params["dimension_numbers"]
       shape = equation.invars[0].aval.shape
@@ -140,11 +144,16 @@ def matrix_flops(jaxpr: jax.extend.core.Jaxpr) -> float:
       total += equation.params["length"] * sum(inner)
     elif equation.primitive.name == "cond":
       total += max(inner)
-    elif equation.primitive.name == "shard_map":  # its shapes are those of a device
-      total += equation.params["mesh"].size * sum(inner)
+    elif equation.primitive.name == "shard_map":  # its shapes are those of parts of these axes
+      mesh, axes = equation.params["mesh"], equation.params["newly_manual_axes"]
+      total += math.prod(mesh.shape[axis] for axis in axes) * sum(inner)
     else:
       total += sum(inner)
   return total
+
+
+def _variables(atoms: Sequence[Any]) -> set[jax.extend.core.Var]:
+  return {atom for atom in atoms if isinstance(atom, jax.extend.core.Var)}
 
 
 def _inner(params: dict[str, Any]) -> Iterator[jax.extend.core.Jaxpr]:

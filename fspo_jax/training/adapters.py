@@ -64,6 +64,7 @@ def start(
   """
   sha256, where = checkpoints.fingerprint(base), _base(stage.checkpoint_directory)
   with checkpoints.Checkpoints(where) as saved:
+    saved.set_broken_aside()
     if saved.latest_step() is None:
       saved.save(0, base, None, stage.config, stage.tokenizer, {"sha256": sha256})
     elif saved.metadata()["sha256"] != sha256:

@@ -85,7 +85,7 @@ class Meaning:
   @property
   def which(self) -> str:
     """One of `PASSES`: a gradient's operations are transposed, and the policy's are of a jvp."""
-    if "reference" in self.scopes:
+    if re.search(r"\breference\b", self.scopes):
       return "reference"
     if "transpose(" in self.scopes:
       return "backward"
@@ -126,6 +126,7 @@ class Recorder:
     self._meanings: dict[str, Meaning] = {}
     self._began: float | None = None
     self._scratch: tempfile.TemporaryDirectory | None = None
+    self._written = False
 
   def after(self, step: int, update: Any, *given: Any) -> None:
     """Tells that a step has been dispatched.
@@ -154,12 +155,14 @@ class Recorder:
       self._stop()
       self._write(pathlib.Path(self._scratch.name), seconds)
       self._scratch.cleanup()
+      self._written = True
 
   def close(self) -> None:
     """Ends a trace that is not at its end; nothing is written of it."""
     if self._began is not None:
       self._stop()
-    if self._steps and not (self._directory / f"{self._stage}.txt").exists() and processes.first():
+      self._scratch.cleanup()
+    if self._steps and not self._written and processes.first():
       _LOG.warning("--profile: %s had no %d steps to record", self._stage, self._steps)
 
   def _stop(self) -> None:

@@ -6,7 +6,8 @@ A cache is a folder. `facts.json` says of which reference and which rows it is; 
 refused. `rows-<b>.npy` holds rows 128 b .. 128 b + 127, whole or not at all: the log-probability of
 every segment of a row, and a seal, a hash of the facts, of all that the reference reads of the row,
 and of the values. So what was kept for one row is never used for another, whatever the facts fail
-to tell. Rows are known by their index: runs of any length and batch size share them.
+to tell. Rows are known by their index: runs of any length and batch size share them, where
+`row_tokens` says how long rows are (with 0 it depends on the run).
 """
 
 from __future__ import annotations

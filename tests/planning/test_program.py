@@ -8,12 +8,13 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fspo_jax import config, sharding, updates
 from fspo_jax.episodes import batching
-from fspo_jax.models import transformer
+from fspo_jax.models import scoring, transformer
 from fspo_jax.planning import estimate, hardware, meshes, program
 from fspo_jax.training import state as state_lib
 from tests import tiny
@@ -48,6 +49,24 @@ def test_the_formula_counts_the_programs_matrix_products(remat, changes):
     estimate.program_flops(work), rel=1e-6
   )
   assert estimate.model_flops(work) < estimate.program_flops(work)
+
+
+def test_a_mesh_changes_nothing_in_the_count():
+  """The vocabulary's parts are of one axis: along the others the shapes are those of all."""
+  shapes = ((8, 4, 16), jnp.float32), ((16, 128), jnp.float32), ((8, 4), jnp.int32)
+  given = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+
+  def counted():
+    def score(hidden, head, ids):
+      return scoring.token_logprobs(hidden, head, ids, chunk=64).sum()
+
+    return program.matrix_flops(jax.make_jaxpr(jax.grad(score, argnums=(0, 1)))(*given).jaxpr)
+
+  alone = counted()
+  with jax.sharding.use_abstract_mesh(
+    jax.sharding.AbstractMesh((1, 1, 2, 1, 2), sharding.MESH_AXES)
+  ):
+    assert counted() == alone == 2 * 4 * 32 * 16 * 128  # logits twice, and two gradients
 
 
 def test_the_count_is_xlas_where_it_has_no_loops():

@@ -42,8 +42,14 @@ def check(model: TransformerConfig, mesh: jax.sharding.Mesh) -> None:
       f"{LANES}, the lanes of a TPU"
     )
   group = model.heads // model.kv_heads
-  size = {"bfloat16": 2, "float32": 4}[model.dtype] * model.head_dim // 128
-  most = _MOST_BYTES // max(size, 1) // group // LANES * LANES
+  # A head fills whole lanes, whatever its size.
+  size = {"bfloat16": 2, "float32": 4}[model.dtype] * -(-model.head_dim // LANES)
+  most = _MOST_BYTES // size // group // LANES * LANES
+  if not most:
+    raise ValueError(
+      f"{chosen}: found model.heads / model.kv_heads = {group}, model.head_dim={model.head_dim}, "
+      f"model.dtype={model.dtype!r}, of which no block fits a core's fast memory; expected 'xla'"
+    )
   if model.attention_block > most:
     raise ValueError(
       f"{chosen}: found model.attention_block={model.attention_block}, expected at most {most} "
