@@ -142,6 +142,14 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):
   _assert_same((got.params, got.opt_state), expected)
 
 
+def test_a_step_that_is_there_is_not_saved_again(tmp_path):
+  """Orbax says no more than False; sealed anew, what is there would count as what was given."""
+  with checkpoints.Checkpoints(tmp_path) as saved:
+    _save(saved, 3, {"a": jnp.ones(3)}, {"b": jnp.zeros(1)})
+    with pytest.raises(ValueError, match="found a checkpoint of step 3 or later"):
+      _save(saved, 3, {"a": jnp.zeros(3)}, {"b": jnp.zeros(1)})
+
+
 def test_a_save_that_fails_in_the_background_is_raised_by_the_next(tmp_path, monkeypatch):
   """And not waited for: its seal would never come."""
 
@@ -149,7 +157,7 @@ def test_a_save_that_fails_in_the_background_is_raised_by_the_next(tmp_path, mon
     raise OSError("No space left on device")
 
   with checkpoints.Checkpoints(tmp_path) as saved, monkeypatch.context() as patch:
-    patch.setattr(saved._manager, "save", lambda *unused, **args: None)
+    patch.setattr(saved._manager, "save", lambda *unused, **args: True)
     _save(saved, 1, {"a": jnp.ones(3)}, {"b": jnp.zeros(1)})
     patch.setattr(saved._manager, "wait_until_finished", full)
     with pytest.raises(OSError, match="No space left"):

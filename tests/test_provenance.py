@@ -27,7 +27,8 @@ def test_what_makes_the_run_again(tmp_path):
   environment = {"command": "python -m fspo_jax.main --config=a.py", "commit": COMMIT}
   changes = {"preference.steps": 7, "sft.layout.query_shots": (1, 2)}
   again, _ = _sections(tmp_path, environment, **changes)
-  commands, _, table, whole = again.blocks
+  commands, elsewhere, _, table, whole = again.blocks
+  assert "In another folder" in elsewhere.text
   assert commands.text.splitlines() == [
     f"git checkout {COMMIT}",
     "pip install -e .",
@@ -43,7 +44,7 @@ def test_what_makes_the_run_again(tmp_path):
 
 def test_a_changed_work_tree_and_the_default_config_are_said_to_be(tmp_path):
   again, _ = _sections(tmp_path, {"command": "x", "commit": f"{COMMIT}-dirty"})
-  commands, note, config, _ = again.blocks
+  commands, note, _, config, _ = again.blocks
   assert commands.text.startswith(f"git checkout {COMMIT}\n")
   assert "differed from the commit" in plain(note.text)
   assert config.text == "The config is the default one."
