@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fspo_jax import sharding
 from fspo_jax.models import soft_caps
-
-# A finite floor of scores: a row of padding that sees itself alone must not meet inf - inf.
-_FLOOR = -1e30
 
 # More blocks than so many come in spans, whose blocks go one after another against the same keys,
 # those before the span's end. Each span is compiled by itself, several times over (forwards, again,
@@ -36,90 +32,10 @@ def _softmax_attention(
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   scores = jnp.einsum("bqngd,bknd->bngqk", q * scale, k, preferred_element_type=jnp.float32)
   scores = soft_caps.soft_cap(scores, softcap)
-  scores = jnp.where(mask[:, None, None], scores, _FLOOR)
+  # A finite floor: a row of padding that sees itself alone must not meet inf - inf.
+  scores = jnp.where(mask[:, None, None], scores, -1e30)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
   return jnp.einsum("bngqk,bknd->bqngd", weights, v)
-
-
-class _Seen(NamedTuple):
-  """Who is seen by a block of queries, of the keys that come before its end.
-
-  The mask is made of these where it is needed: kept, it would be L x L.
-  """
-
-  i: Int[Array, " Q"]
-  end: Int[Array, "B K"]
-  at: Int[Array, "B Q"] | None
-  at_before: Int[Array, "B K"] | None
-  window: Int[Array, ""] | int | None
-
-  def mask(self) -> Bool[Array, "B Q K"]:
-    """The rule of the tree, `j <= i < end[j]`, and that the window reaches as far."""
-    i, j = self.i[None, :, None], jnp.arange(self.end.shape[1])[None, None, :]
-    found = (j <= i) & (i < self.end[:, None, :])
-    if self.window is not None:
-      found &= self.at[:, :, None] - self.at_before[:, None, :] < self.window
-    return found
-
-
-def _scores(
-  q: Float[Array, "B N G Q D"], k: Float[Array, "B N K D"], seen: _Seen, softcap: float
-) -> tuple[Float[Array, "B N G Q K"], Float[Array, "B N G Q K"]]:
-  """Scores in float32, soft-capped, before and under the mask."""
-  scores = jnp.einsum("bngqd,bnkd->bngqk", q, k, preferred_element_type=jnp.float32)
-  scores = soft_caps.soft_cap(scores, softcap)
-  return scores, jnp.where(seen.mask()[:, None, None], scores, _FLOOR)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(
-  q: Float[Array, "B N G Q D"],
-  k: Float[Array, "B N K D"],
-  v: Float[Array, "B N K D"],
-  seen: _Seen,
-  softcap: float,
-) -> Float[Array, "B N G Q D"]:
-  """Attention of a block of queries, already scaled; its backward pass computes scores again.
-
-  The output is all that is kept, as in flash attention (arXiv 2205.14135): neither pass normalises
-  a block of weights. Log-sums are computed again with the scores: kept, they would change what XLA
-  makes of the forward pass, and a policy would differ from its reference in the last bit.
-  """
-  return _attend_forward(q, k, v, seen, softcap)[0]
-
-
-def _attend_forward(
-  q: Array, k: Array, v: Array, seen: _Seen, softcap: float
-) -> tuple[Float[Array, "B N G Q D"], tuple]:
-  _, scores = _scores(q, k, seen, softcap)
-  most = scores.max(axis=-1, keepdims=True)
-  weights = jnp.exp(scores - most)
-  sums = weights.sum(axis=-1, keepdims=True)
-  weights = weights.astype(v.dtype)
-  out = jnp.einsum("bngqk,bnkd->bngqd", weights, v, preferred_element_type=jnp.float32) / sums
-  out = out.astype(v.dtype)
-  return out, (q, k, v, seen, out)
-
-
-def _attend_backward(
-  softcap: float, kept: tuple, d_out: Float[Array, "B N G Q D"]
-) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N K D"], Float[Array, "B N K D"], None]:
-  q, k, v, seen, out = kept
-  capped, scores = _scores(q, k, seen, softcap)
-  weights = jnp.exp(scores - jax.nn.logsumexp(scores, axis=-1, keepdims=True))
-  d_v = jnp.einsum("bngqk,bngqd->bnkd", weights.astype(v.dtype), d_out)
-  d_weights = jnp.einsum("bngqd,bnkd->bngqk", d_out, v, preferred_element_type=jnp.float32)
-  means = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
-  d_scores = weights * (d_weights - means)
-  if softcap:
-    d_scores *= 1.0 - (capped / softcap) ** 2
-  d_scores = d_scores.astype(q.dtype)
-  d_q = jnp.einsum("bngqk,bnkd->bngqd", d_scores, k)
-  d_k = jnp.einsum("bngqk,bngqd->bnkd", d_scores, q)
-  return d_q, d_k, d_v, None
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def spans(length: int, block: int) -> list[tuple[int, int]]:
@@ -173,29 +89,36 @@ def tree_attention(
     raise ValueError("a window counts along positions: found none")
   batch, length, heads, depth = q.shape
   kv_heads = k.shape[2]
-  q = q * (depth**-0.5 if scale is None else scale)
   q = q.reshape(batch, length, kv_heads, heads // kv_heads, depth)
-  # Keys with heads outside, once: all blocks read them so.
-  k, v = (sharding.gather_tokens(x).swapaxes(1, 2) for x in (k, v))
 
+  @functools.partial(jax.checkpoint, prevent_cse=False)
   def attend(
     q_block: Float[Array, "B Q N G D"],
+    k_before: Float[Array, "B K N D"],
+    v_before: Float[Array, "B K N D"],
+    end_before: Int[Array, "B K"],
     at: Int[Array, "B Q"] | None,
+    at_before: Int[Array, "B K"] | None,
     start: Int[Array, ""] | int,
-    stop: int,
   ) -> Float[Array, "B Q N G D"]:
+    i = start + jnp.arange(q_block.shape[1])
+    j = jnp.arange(k_before.shape[1])
+    mask = (j[None, None, :] <= i[None, :, None]) & (i[None, :, None] < end_before[:, None, :])
+    if window is not None:
+      mask &= at[:, :, None] - at_before[:, None, :] < window
     # Each device has some of every block of queries: all have as much to do.
-    q_block = sharding.split_tokens(q_block).transpose(0, 2, 3, 1, 4)
-    at_before = None if at is None else positions[:, :stop]
-    i = start + jnp.arange(q_block.shape[3])
-    seen = _Seen(i, subtree_end[:, :stop], at, at_before, window)
-    return _attend(q_block, k[:, :, :stop], v[:, :, :stop], seen, softcap).transpose(0, 3, 1, 2, 4)
+    q_block = sharding.split_tokens(q_block)
+    return _softmax_attention(q_block, k_before, v_before, mask, scale, softcap)
+
+  k, v = sharding.gather_tokens(k), sharding.gather_tokens(v)
 
   def attend_span(start: int, stop: int) -> Float[Array, "B Q N G D"]:
+    before = k[:, :stop], v[:, :stop], subtree_end[:, :stop]
     at = positions if window is not None else None
+    at_before = None if at is None else at[:, :stop]
     if stop - start <= block:
       at_block = None if at is None else at[:, start:stop]
-      return attend(q[:, start:stop], at_block, start, stop)
+      return attend(q[:, start:stop], *before, at_block, at_before, start)
 
     def blocks(x: Array | None) -> Array | None:
       if x is None:
@@ -204,7 +127,7 @@ def tree_attention(
 
     def one(xs: tuple[Array, Array | None, Array]) -> Float[Array, "B Q N G D"]:
       q_block, at_block, first = xs
-      return attend(q_block, at_block, first, stop)
+      return attend(q_block, *before, at_block, at_before, first)
 
     attended = jax.lax.map(one, (blocks(q), blocks(at), jnp.arange(start, stop, block)))
     return attended.swapaxes(0, 1).reshape(batch, stop - start, *attended.shape[3:])

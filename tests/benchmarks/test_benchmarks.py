@@ -22,7 +22,7 @@ SETTING = setting_lib.Setting("tiny", "float32", "reviews", 2, 2, 1, 0, 0)
 FLAGS = ("--model=tiny", "--shots=1", "--episodes=1", "--rounds=2", "--steps=1", "--warmup=1")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def step():
   with tiny.script("experiments/benchmarks/step.py") as script:
     yield script
