@@ -153,7 +153,8 @@ def _extend(
   roles: Int[Array, "B T"],
   counts: Int[Array, " B"],
 ) -> Context:
-  # Padding is written past each sequence's end, where nothing looks before it is overwritten.
+  # Padding is written past each sequence's end, where nothing looks before it is overwritten; past
+  # the cache's end it is dropped.
   positions = context.lengths[:, None] + jnp.arange(tokens.shape[1])[None, :]
   hidden, cache = model.apply(
     {"params": params},
