@@ -69,8 +69,8 @@ def _ours(
     since = time.perf_counter()
     questions = [engine.asked(prompt, episode.shots, None) for prompt in asked]
     room = max(len(q.tokens) for q in questions) + decoding.max_tokens
-    context = engine.prefill([engine.context(episode.shots)], room)
-    context = sampler.fan_out(context, len(asked))
+    context = engine.prefill([engine.context(episode.shots)])
+    context = sampler.fan_out(context, len(asked), room)
     context = sampler.extend(model, params, context, questions)
     jax.block_until_ready(context)
     prefilled = time.perf_counter() - since

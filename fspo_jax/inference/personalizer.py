@@ -312,7 +312,7 @@ class Personalizer:
       self.writer.params,
       self.writer.formatter.tokenizer,
     )
-    room = -(-len(asked.tokens) // 16) * 16 + decoding.max_tokens
+    room = len(asked.tokens) + decoding.max_tokens
     context = sampler.fan_out(self._context(known), 1, room)
     if asked.tokens:
       context = sampler.extend(model, params, context, [asked])
@@ -339,7 +339,7 @@ class Personalizer:
   def _context(self, run: Run) -> sampler.Context:
     """What the model knows after a run: computed once, and kept."""
     if run not in self._contexts:
-      self._contexts[run] = self.writer.prefill([run], 0)
+      self._contexts[run] = self.writer.prefill([run])
     self._contexts.move_to_end(run)
     while len(self._contexts) > self._users:
       self._contexts.popitem(last=False)

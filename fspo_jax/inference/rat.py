@@ -72,7 +72,7 @@ def sample(
   for first in range(0, len(users), group):
     chosen = users[first : first + group]
     runs = [writer.context(shots) + writer.asked_to_describe(shots) for shots in chosen]
-    context = sampler.fan_out(writer.prefill(runs, decoding.max_tokens), n)
+    context = sampler.fan_out(writer.prefill(runs), n, decoding.max_tokens)
     own = [(*seed, j) for seed in seeds[first : first + group] for j in range(n)]
     texts = writer.sample(context, Role.DESCRIPTION, decoding, own)
     found += [texts[i : i + n] for i in range(0, len(texts), n)]

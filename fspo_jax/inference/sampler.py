@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 import numpy as np
 
-from fspo_jax.models import transformer
+from fspo_jax.models import attention, transformer
 
 _BUCKET = 64
 
@@ -42,17 +42,19 @@ class Context(NamedTuple):
   """What a batch of sequences has been told so far.
 
   Attributes:
-    cache: keys and values.
-    lengths: tokens of each sequence.
+    cache: keys and values, of what comes after the shared ones.
+    lengths: tokens of each sequence, shared ones included.
     hidden: hidden state of each sequence's last token, which predicts the next one.
     offset: added to the embedding of every token of a sequence, those sampled included; None for
       nothing. See `models.vpl`.
+    shared: of sequences that were fanned out, what they have in common, kept once and only read.
   """
 
   cache: transformer.Cache
   lengths: Int[Array, " B"]
   hidden: Float[Array, "B D"]
   offset: Float[Array, "B D"] | None = None
+  shared: attention.Shared | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +90,8 @@ def empty(
   offset: Float[Array, "B D"] | None = None,
 ) -> Context:
   """Contexts that have been told nothing; `capacity` tokens fit, rounded up."""
-  capacity = -(-capacity // _BUCKET) * _BUCKET
   return Context(
-    transformer.init_cache(config, batch, capacity),
+    transformer.init_cache(config, batch, _rounded(capacity)),
     jnp.zeros(batch, jnp.int32),
     jnp.zeros((batch, config.width), config.dtype),
     # A copy: the context is consumed by whoever extends it.
@@ -98,32 +99,48 @@ def empty(
   )
 
 
-def fan_out(context: Context, copies: int, room: int = 0) -> Context:
+def _rounded(tokens: int) -> int:
+  return max(-(-tokens // _BUCKET), 1) * _BUCKET
+
+
+def fan_out(context: Context, copies: int, room: int | None = None) -> Context:
   """Every context `copies` times, next to each other: one user's shots, many prompts.
 
-  The given context is not consumed.
+  What is known is kept once, whatever the copies. The given context is not consumed.
 
   Args:
     context: what is known.
     copies: of each.
-    room: tokens that must fit after those that the longest context could hold already.
+    room: tokens that must fit after each context, rounded up; None for as many as fit after the
+      longest one in the given cache.
+
+  Raises:
+    ValueError: the contexts were fanned out already.
   """
-  # Rounded here: every other room would be another program.
-  return _fan_out(context, copies, -(-room // _BUCKET) * _BUCKET)
+  if context.shared is not None:
+    raise ValueError("found contexts that were fanned out, expected some that share nothing yet")
+  longest = int(np.asarray(context.lengths).max())
+  if room is None:
+    room = context.cache.k.shape[2] - longest
+  return _fan_out(context, copies, _rounded(longest), _rounded(room))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _fan_out(context: Context, copies: int, room: int) -> Context:
-  grown = [(0, 0), (0, 0), (0, room), (0, 0), (0, 0)]
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _fan_out(context: Context, copies: int, longest: int, room: int) -> Context:
+  k, v = (x[:, :, :longest].swapaxes(2, 3) for x in context.cache)
+  layers, batch, _, kv_heads, depth = context.cache.k.shape
+  shape = (layers, batch * copies, room, kv_heads, depth)
 
-  def repeat(x: Shaped[Array, "..."], axis: int) -> Shaped[Array, "..."]:
-    return jnp.repeat(x, copies, axis=axis)
+  def repeat(x: Shaped[Array, "U ..."]) -> Shaped[Array, "B ..."]:
+    return jnp.repeat(x, copies, axis=0)
 
   return Context(
-    transformer.Cache(*(jnp.pad(repeat(x, 1), grown) for x in context.cache)),
-    repeat(context.lengths, 0),
-    repeat(context.hidden, 0),
-    None if context.offset is None else repeat(context.offset, 0),
+    transformer.Cache(jnp.zeros(shape, k.dtype), jnp.zeros(shape, v.dtype)),
+    repeat(context.lengths),
+    repeat(context.hidden),
+    None if context.offset is None else repeat(context.offset),
+    # A copy: what is fanned out is consumed by whoever extends it.
+    attention.Shared(k, v, jnp.copy(context.lengths)),
   )
 
 
@@ -136,14 +153,21 @@ def _extend(
   roles: Int[Array, "B T"],
   counts: Int[Array, " B"],
 ) -> Context:
-  # Padding is written past each sequence's end, where nothing looks before it is overwritten.
+  # Padding is written past each sequence's end, where nothing looks before it is overwritten; past
+  # the cache's end it is dropped.
   positions = context.lengths[:, None] + jnp.arange(tokens.shape[1])[None, :]
   hidden, cache = model.apply(
-    {"params": params}, tokens, positions, roles, cache=context.cache, offset=context.offset
+    {"params": params},
+    tokens,
+    positions,
+    roles,
+    cache=context.cache,
+    shared=context.shared,
+    offset=context.offset,
   )
   last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
   last = jnp.where((counts > 0)[:, None], last, context.hidden)
-  return Context(cache, context.lengths + counts, last, context.offset)
+  return context._replace(cache=cache, lengths=context.lengths + counts, hidden=last)
 
 
 def extend(
@@ -155,7 +179,7 @@ def extend(
     ValueError: a context would outgrow its cache.
   """
   counts = np.asarray([len(run.tokens) for run in runs], np.int32)
-  longest = int((np.asarray(context.lengths) + counts).max())
+  longest = int((_own_lengths(context) + counts).max())
   capacity = context.cache.k.shape[2]
   if longest > capacity:
     raise ValueError(f"a context of {longest} tokens does not fit a cache of {capacity}")
@@ -328,8 +352,14 @@ def stream(
     yield found
 
 
+def _own_lengths(context: Context) -> Int[np.ndarray, " B"]:
+  """Tokens of each sequence that are in its own cache."""
+  lengths, shared = context.lengths, context.shared
+  return np.asarray(lengths if shared is None else shared.slots_after(lengths[:, None])[:, 0])
+
+
 def _check_room(context: Context, decoding: Decoding) -> None:
-  longest = int(np.asarray(context.lengths).max()) + decoding.max_tokens
+  longest = int(_own_lengths(context).max()) + decoding.max_tokens
   if longest > context.cache.k.shape[2]:
     raise ValueError(
       f"a context of {longest} tokens, those to sample included, does not fit a cache of "

@@ -150,10 +150,9 @@ class Writer:
       room = max(len(q.tokens) for q in questions) + decoding.max_tokens
       context = self.prefill(
         [self.context(users[u], descriptions[u]) for u in chosen],
-        room,
-        None if offsets is None else offsets[first : chosen.stop],
+        offset=None if offsets is None else offsets[first : chosen.stop],
       )
-      context = sampler.fan_out(context, copies)
+      context = sampler.fan_out(context, copies, room)
       context = sampler.extend(self.model, self.params, context, questions)
       seeds = [(seed, u, i) for u in chosen for i in range(copies)]
       written = self.sample(context, Role.PREFERRED, decoding, seeds)
@@ -161,11 +160,10 @@ class Writer:
     return answers
 
   def prefill(
-    self, runs: list[Run], room: int, offset: Float[np.ndarray, "runs D"] | None = None
+    self, runs: list[Run], room: int = 0, offset: Float[np.ndarray, "runs D"] | None = None
   ) -> sampler.Context:
     """What the model knows after each of some runs, with room for so many tokens more."""
-    # 16 more than asked for: a run is padded to a multiple of 16 when it is appended.
-    capacity = max(len(run.tokens) for run in runs) + room + 16
+    capacity = max(len(run.tokens) for run in runs) + room
     context = sampler.empty(self.model.config, len(runs), capacity, offset)
     return sampler.extend(self.model, self.params, context, runs)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fspo_jax import sharding
 from fspo_jax.models import soft_caps
+
+# A finite floor of scores: a row of padding that sees itself alone must not meet inf - inf.
+_FLOOR = -1e30
+# The position of what no token sees.
+_NEVER = jnp.iinfo(jnp.int32).max
 
 # More blocks than so many come in spans, whose blocks go one after another against the same keys,
 # those before the span's end. Each span is compiled by itself, several times over (forwards, again,
@@ -32,10 +38,33 @@ def _softmax_attention(
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   scores = jnp.einsum("bqngd,bknd->bngqk", q * scale, k, preferred_element_type=jnp.float32)
   scores = soft_caps.soft_cap(scores, softcap)
-  # A finite floor: a row of padding that sees itself alone must not meet inf - inf.
-  scores = jnp.where(mask[:, None, None], scores, -1e30)
+  scores = jnp.where(mask[:, None, None], scores, _FLOOR)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
   return jnp.einsum("bngqk,bknd->bqngd", weights, v)
+
+
+class Shared(NamedTuple):
+  """Keys and values of U contexts, each of which as many rows go on from: kept once, only read.
+
+  The rows of a context are next to each other: row b goes on from context b // (B // U).
+
+  Attributes:
+    k: keys, heads outside; slot j holds the token at position j.
+    v: values.
+    lengths: of the contexts; slots past them are not looked at.
+  """
+
+  k: Float[Array, "*layers U N P D"]
+  v: Float[Array, "*layers U N P D"]
+  lengths: Int[Array, " U"]
+
+  def lengths_of_rows(self, rows: int) -> Int[Array, " B"]:
+    """The length of the context that each row goes on from."""
+    return jnp.repeat(self.lengths, rows // len(self.lengths))
+
+  def slots_after(self, positions: Int[Array, "B Q"]) -> Int[Array, "B Q"]:
+    """Where tokens at these positions lie in a cache of what comes after."""
+    return positions - self.lengths_of_rows(len(positions))[:, None]
 
 
 def spans(length: int, block: int) -> list[tuple[int, int]]:
@@ -142,17 +171,23 @@ def cached_attention(
   v: Float[Array, "B K N D"],
   positions: Int[Array, "B Q"],
   *,
+  shared: Shared | None = None,
   window: Int[Array, ""] | int | None = None,
   scale: float | None = None,
   softcap: float = 0.0,
 ) -> Float[Array, "B Q H D"]:
-  """Attention of new tokens to a cache in which slot j holds the token at position j.
+  """Attention of new tokens to a cache, after a context that rows may share.
+
+  Scores and softmax are in float32. Keys of a shared context meet the queries of all its rows in
+  one product.
 
   Args:
     q: queries of the new tokens.
-    k: cached keys, the new tokens' included; slots past a query's position are not looked at.
+    k: cached keys, the new tokens' included; slot j holds the token at position j, or, after a
+      shared context, so many after its length. Slots past a query's position are not looked at.
     v: cached values.
     positions: of the new tokens.
+    shared: what comes before the cache; None for nothing.
     window: how many tokens a token sees, itself included; None for all.
     scale: of the scores; None for 1 / sqrt(D).
     softcap: bound of the scores, by tanh; 0 for none.
@@ -162,10 +197,27 @@ def cached_attention(
   """
   batch, length, heads, depth = q.shape
   kv_heads = k.shape[2]
+  q = q * (depth**-0.5 if scale is None else scale)
   q = q.reshape(batch, length, kv_heads, heads // kv_heads, depth)
-  slots = jnp.arange(k.shape[1])[None, None, :]
-  mask = slots <= positions[:, :, None]
+  in_float32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  scores = in_float32("bqngd,bknd->bngqk", q, k)
+  at = jnp.arange(k.shape[1])[None, :]
+  if shared is not None:
+    before, rows = shared.k.shape[2], (len(shared.lengths), -1)
+    q = q.reshape(*rows, *q.shape[1:])
+    found = in_float32("ucqngd,unpd->ucngqp", q, shared.k)
+    scores = jnp.concatenate((found.reshape(*scores.shape[:-1], before), scores), axis=-1)
+    lengths = shared.lengths_of_rows(batch)[:, None]
+    slots = jnp.arange(before)[None, :]
+    at = jnp.concatenate((jnp.where(slots < lengths, slots, _NEVER), lengths + at), axis=1)
+  mask = at[:, None, :] <= positions[:, :, None]
   if window is not None:
-    mask &= positions[:, :, None] - slots < window
-  attended = _softmax_attention(q, k, v, mask, scale, softcap)
-  return attended.reshape(batch, length, heads, depth)
+    mask &= positions[:, :, None] - at[:, None, :] < window
+  scores = jnp.where(mask[:, None, None], soft_caps.soft_cap(scores, softcap), _FLOOR)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  attended = in_float32("bngqk,bknd->bqngd", weights[..., -k.shape[1] :], v)
+  if shared is not None:
+    weights = weights[..., :before].reshape(*rows, *weights.shape[1:-1], before)
+    found = in_float32("ucngqp,unpd->ucqngd", weights, shared.v)
+    attended += found.reshape(attended.shape)
+  return attended.astype(v.dtype).reshape(batch, length, heads, depth)

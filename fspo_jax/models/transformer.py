@@ -24,7 +24,10 @@ _EVERYTHING = np.iinfo(np.int32).max
 
 
 class Cache(NamedTuple):
-  """Keys and values of the tokens seen so far; slot j holds the token at position j."""
+  """Keys and values of the tokens seen so far; slot j holds the token at position j.
+
+  After an `attention.Shared` context, slot j holds the j-th token that comes after it.
+  """
 
   k: Float[Array, "layers B K N D"]
   v: Float[Array, "layers B K N D"]
@@ -39,8 +42,10 @@ def init_cache(config: TransformerConfig, batch: int, length: int) -> Cache:
 class _Layer(NamedTuple):
   """What a block reads beside, of its own layer."""
 
+  index: Int[Array, ""] | None
   window: Int[Array, ""] | None
   tree: tree_flash.TreeBlocks | None
+  shared: attention.Shared | None
 
 
 class _Inputs(NamedTuple):
@@ -60,11 +65,14 @@ class _Inputs(NamedTuple):
 
 
 def _append(
-  cached: Float[Array, "B K N D"], new: Float[Array, "B Q N D"], positions: Int[Array, "B Q"]
-) -> Float[Array, "B K N D"]:
-  """Writes the new tokens' entries into their slots."""
-  rows = jnp.arange(cached.shape[0])[:, None]
-  return cached.at[rows, positions].set(new.astype(cached.dtype))
+  cached: Float[Array, "layers B K N D"],
+  new: Float[Array, "B Q N D"],
+  layer: Int[Array, ""],
+  slots: Int[Array, "B Q"],
+) -> Float[Array, "layers B K N D"]:
+  """Writes the new tokens' entries of a layer into their slots."""
+  rows = jnp.arange(cached.shape[1])[:, None]
+  return cached.at[layer, rows, slots].set(new.astype(cached.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -144,26 +152,30 @@ class Block(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: Float[Array, "B L D"],
+    carry: tuple[Float[Array, "B L D"], Cache | None],
     inputs: _Inputs,
     layer: _Layer,
-    cache: tuple[Array, Array] | None,
-  ) -> tuple[Float[Array, "B L D"], tuple[Array, Array] | None]:
-    """The new residual stream, and the layer's cache with the new tokens in it (None without)."""
+  ) -> tuple[tuple[Float[Array, "B L D"], Cache | None], None]:
+    """The new residual stream, and the cache with the layer's new tokens in it (None without).
+
+    The cache of all layers goes through all layers: what each one wrote would be copied.
+    """
     c = self.config
+    x, cache = carry
     added, cache = self._attend(RMSNorm(c, name="attention_norm")(x), inputs, layer, cache)
     x = x + (RMSNorm(c, name="attention_post_norm")(added) if c.post_norms else added)
     added = self._transform(RMSNorm(c, name="mlp_norm")(x))
     x = x + (RMSNorm(c, name="mlp_post_norm")(added) if c.post_norms else added)
-    return nn.with_logical_constraint(x, ("batch", "length", "embed_activation")), cache
+    x = nn.with_logical_constraint(x, ("batch", "length", "embed_activation"))
+    return (x, cache), None
 
   def _attend(
     self,
     h: Float[Array, "B L D"],
     inputs: _Inputs,
     layer: _Layer,
-    cache: tuple[Array, Array] | None,
-  ) -> tuple[Float[Array, "B L D"], tuple[Array, Array] | None]:
+    cache: Cache | None,
+  ) -> tuple[Float[Array, "B L D"], Cache | None]:
     c = self.config
 
     def heads(name: str, count: int, axis: str) -> Float[Array, "B L heads D"]:
@@ -184,8 +196,11 @@ class Block(nn.Module):
     elif cache is None:
       attended = attention.tree_attention(q, k, v, *rows, block=c.attention_block, **rules)
     else:
-      cache = (_append(cache[0], k, positions), _append(cache[1], v, positions))
-      attended = attention.cached_attention(q, *cache, positions, **rules)
+      slots = positions if layer.shared is None else layer.shared.slots_after(positions)
+      at = (layer.index, slots)
+      cache = Cache(_append(cache.k, k, *at), _append(cache.v, v, *at))
+      k, v = cache.k[layer.index], cache.v[layer.index]
+      attended = attention.cached_attention(q, k, v, positions, shared=layer.shared, **rules)
     attended = attended.reshape(*h.shape[:2], c.heads * c.head_dim)
     return Linear(c, c.width, ("heads", "embed"), zero_init=True, name="o")(attended), cache
 
@@ -210,6 +225,7 @@ class Transformer(nn.Module):
     roles: Int[Array, "B L"],
     subtree_end: Int[Array, "B L"] | None = None,
     cache: Cache | None = None,
+    shared: attention.Shared | None = None,
     offset: Float[Array, "B D"] | None = None,
   ) -> tuple[Float[Array, "B L D"], Cache | None]:
     """Hidden states of every token, after the final norm.
@@ -220,6 +236,7 @@ class Transformer(nn.Module):
       roles: what each token is; not looked at when `config.roles` is 0.
       subtree_end: the trees of the rows; exactly one of it and `cache` is given.
       cache: what came before; the new tokens are appended at their positions.
+      shared: what came before the cache, `layers` in front of keys and values; None for nothing.
       offset: added to the embedding of every token of a row, where a user is told by a vector.
 
     Returns:
@@ -265,7 +282,7 @@ class Transformer(nn.Module):
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(nn.broadcast, 0, 0),
+      in_axes=(nn.broadcast, 0),
       length=c.layers,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(c, name="blocks")
@@ -275,10 +292,12 @@ class Transformer(nn.Module):
     # What parameters are made of are their shapes, on rows that no mesh could split.
     if c.attention != "xla" and cache is None and not self.is_initializing():
       tree = _trees(c, subtree_end, positions)
-    layer = _Layer(_windows(c), tree)
-    x, layers_cache = layers(x, inputs, layer, None if cache is None else (cache.k, cache.v))
-    x = RMSNorm(c, name="final_norm")(x)
-    return x, None if layers_cache is None else Cache(*layers_cache)
+    index = None if cache is None else jnp.arange(c.layers)
+    if shared is not None:
+      shared = shared._replace(lengths=jnp.tile(shared.lengths, (c.layers, 1)))
+    layer = _Layer(index, _windows(c), tree, shared)
+    (x, cache), _ = layers((x, cache), inputs, layer)
+    return RMSNorm(c, name="final_norm")(x), cache
 
 
 def _windows(config: TransformerConfig) -> Int[Array, " layers"] | None:

@@ -133,8 +133,45 @@ def test_a_context_that_is_fanned_out_continues_each_copy_on_its_own(prompts):
   alone = _context([run + q for run, q in zip([first] * 3 + [second] * 3, questions, strict=True)])
   np.testing.assert_allclose(shared.hidden, alone.hidden, atol=2e-5)
   for row, length in enumerate(shared.lengths.tolist()):
-    for ours, theirs in zip(shared.cache, alone.cache, strict=True):
-      np.testing.assert_allclose(ours[:, row, :length], theirs[:, row, :length], atol=2e-5)
+    before = len((first, second)[row // 3].tokens)
+    for kept, own, theirs in zip(shared.shared[:2], shared.cache, alone.cache, strict=True):
+      ours = jnp.concatenate(
+        (kept[:, row // 3, :, :before].swapaxes(1, 2), own[:, row, : length - before]), axis=1
+      )
+      np.testing.assert_allclose(ours, theirs[:, row, :length], atol=2e-5)
+
+
+def test_a_context_is_kept_once_and_survives_its_copies(prompts):
+  known = _context(prompts[:2])
+  more = [Run.of((3, 1, 4), 1), Run.of((), 1)]
+  alone = _context([run + q for run, q in zip(prompts, more, strict=False)])
+  first, second = _sample(alone, RANDOM, seeds=((0,), (1,)))
+  for _ in range(2):
+    context = sampler.fan_out(known, 3, 12)
+    assert context.shared.k.shape[:2] == known.cache.k.shape[:2]  # layers, contexts
+    assert context.cache.k.shape[1:3] == (6, 64)
+    runs = [more[0]] * 3 + [more[1]] * 3
+    context = sampler.extend(MODEL, tiny.params(MODEL), context, runs)
+    found = _sample(context, RANDOM, seeds=[(row // 3,) for row in range(6)])
+    assert found == [first] * 3 + [second] * 3
+
+
+def test_a_stream_after_a_fanned_out_context_is_its_sample(prompts):
+  known = _context(prompts[:1])
+  options = {"role": ROLE, "eos_id": NEVER, "decoding": RANDOM, "seed": (5,)}
+  fanned = sampler.fan_out(known, 1, 9)
+  streamed = list(sampler.stream(MODEL, tiny.params(MODEL), fanned, **options))
+  (sampled,) = _sample(known, RANDOM, seeds=[(5,)])
+  assert streamed == sampled.tokens
+
+
+def test_what_was_fanned_out_has_its_room_and_is_not_fanned_out_again(prompts):
+  fanned = sampler.fan_out(_context(prompts), 2, 1)
+  with pytest.raises(ValueError, match="a context of 65 tokens does not fit a cache of 64"):
+    runs = [Run.of((1,) * n, 0) for n in (3, 2, 65, 1, 0, 2)]
+    sampler.extend(MODEL, tiny.params(MODEL), fanned, runs)
+  with pytest.raises(ValueError, match="found contexts that were fanned out"):
+    sampler.fan_out(fanned, 2)
 
 
 def test_randomness_depends_on_a_sequences_own_seed_and_not_on_the_batch(prompts):
@@ -216,6 +253,13 @@ def test_a_cache_can_be_filled_to_the_last_slot():
   runs = [Run.of(tuple(i % 50 for i in range(n)), 1) for n in (55, 3, 9)]
   found = _sample(_context(runs), GREEDY)  # 55 + 9 = 64
   assert found == [(_greedy(run, 9), False) for run in runs]
+  # By an extension whose padding, to 16 tokens, does not fit any more.
+  whole = Run.of(tuple(i % 50 for i in range(64)), 1)
+  context = _context([Run(whole.tokens[:61], whole.roles[:61])])
+  context = sampler.extend(
+    MODEL, tiny.params(MODEL), context, [Run(whole.tokens[61:], whole.roles[61:])]
+  )
+  np.testing.assert_allclose(context.hidden[0], _forward(whole)[0][63], atol=2e-5)
 
 
 @pytest.mark.parametrize("arguments", [(-0.1, 1.0, 5), (1.0, 0.0, 5), (1.0, 1.1, 5), (1.0, 1.0, 0)])

@@ -6,6 +6,7 @@ What a model of each family computes on plain sequences is tested in test_huggin
 """
 
 import dataclasses
+import functools
 
 import hypothesis
 import hypothesis.strategies as st
@@ -113,6 +114,50 @@ def test_the_cache_gives_what_the_whole_sequence_does(changes):
     _, logits = whole(padded(ids))
     ids.append(int(logits[len(ids) - 1].argmax()))
   assert found[0].tokens == ids[22:]
+
+
+@pytest.mark.parametrize("changes", [EVERYTHING, MISTRAL], ids=["everything", "windows alone"])
+def test_a_fanned_out_context_gives_what_its_tree_does(changes):
+  decoder = tiny.model(**changes)
+  params = tiny.params(decoder)
+  rng = np.random.default_rng(1)
+
+  def run(count, role):
+    return sampler.Run.of(rng.integers(0, tiny.VOCAB, count).tolist(), role)
+
+  # Windows of 2 to 4 reach from the first tokens of a question into the context, or past it.
+  users = [run(n, 1) for n in (1, 13, 7)]
+  asked = [[run(n, 2) for n in counts] for counts in ((4, 1, 9), (1, 17, 2), (3, 3, 6))]
+
+  def context_of(runs):
+    context = sampler.empty(decoder.config, len(runs), 64)
+    return sampler.extend(decoder, params, context, runs)
+
+  fanned = sampler.fan_out(context_of(users), 3, 32)
+  alone = context_of([user + q for user, own in zip(users, asked, strict=True) for q in own])
+  for cut in (slice(0, 2), slice(2, None)):  # a second part goes on from the first
+    runs = [sampler.Run(q.tokens[cut], q.roles[cut]) for own in asked for q in own]
+    fanned = sampler.extend(decoder, params, fanned, runs)
+  assert fanned.lengths.tolist() == alone.lengths.tolist()
+  np.testing.assert_allclose(fanned.hidden, alone.hidden, atol=1e-5)
+  # And what the forward pass of the whole tree of a user finds, at the end of each question.
+  whole = jax.jit(functools.partial(decoder.apply, {"params": params}))
+  for row, (user, own) in enumerate(zip(users, asked, strict=True)):
+    leaves = tuple(trees.Node(q.tokens, 2) for q in own)
+    tree = trees.flatten(trees.Node(user.tokens, 1, children=leaves))
+    arrays = (tree.tokens, tree.positions, tree.roles, tree.subtree_end)
+    hidden, _ = whole(*(np.pad(x, (0, 64 - len(x)))[None] for x in arrays))
+    ends = len(user.tokens) + np.cumsum([len(q.tokens) for q in own]) - 1
+    np.testing.assert_allclose(fanned.hidden[3 * row : 3 * row + 3], hidden[0, ends], atol=1e-5)
+  decoding = sampler.Decoding(temperature=1.0, top_p=0.9, max_tokens=9)
+  options = {
+    "role": 2,
+    "eos_id": tiny.VOCAB,
+    "decoding": decoding,
+    "seeds": [(i,) for i in range(9)],
+  }
+  found = [sampler.sample(decoder, params, context, **options) for context in (fanned, alone)]
+  assert found[0] == found[1]
 
 
 @pytest.mark.slow
