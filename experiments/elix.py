@@ -26,8 +26,6 @@ def get_config(variant: str = "hard") -> ml_collections.ConfigDict:
   c.synthesis.set.pairs = 240
   c.sft.steps = 400
   c.preference.steps = 1000
-  presets.share_rows(c.sft)
-  presets.share_rows(c.preference)
   return c
 
 

@@ -10,7 +10,7 @@ import itertools
 
 import ml_collections
 
-from fspo_jax import config, presets
+from fspo_jax import config
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -19,14 +19,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.layers = 2
 
   c.sft.steps = 250
-  presets.share_rows(c.sft)
-  c.sft.row_tokens = 1216
-  c.sft.scored_tokens = 672
+  c.sft.row_tokens = 640
+  c.sft.scored_tokens = 384
 
   c.preference.steps = 1800
-  presets.share_rows(c.preference)
-  c.preference.row_tokens = 1200
-  c.preference.scored_tokens = 784
+  c.preference.row_tokens = 656
+  c.preference.scored_tokens = 432
   # With beta 0.5 DPO asks for about the margins of a calibrated generative model, which the
   # likelihood of the chosen responses pulls towards as well.
   c.preference.loss.name = "dpo"

@@ -31,7 +31,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   c.synthesis.set.pairs = 120
   c.synthesis.set.responses = 48
   c.preference.steps = 700
-  presets.share_rows(c.preference)
   c.evaluation.methods = ("base", "fewshot_prompted", "oracle", "fspo")
   c.evaluation.known_prompts = True  # twice the evaluation: less of each
   c.evaluation.episodes = 600

@@ -200,7 +200,7 @@ def test_impossible_configs_are_refused_by_their_keys(case):
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
   monkeypatch.setattr(checks.sharding, "batch_shards", lambda mesh: 8)
-  with pytest.raises(ValueError, match=r"sft: rows_per_step=2 cannot be split over .*8 devices"):
+  with pytest.raises(ValueError, match=r"sft: rows_per_step=4 cannot be split over .*8 devices"):
     recipe.make_plan(_config())
 
 
