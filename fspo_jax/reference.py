@@ -126,7 +126,8 @@ def _facts(
   curriculum = None
   if stage.curriculum.use:  # then a row also depends on how far in the run it is
     keys = stage.curriculum
-    curriculum = [keys.start, keys.end, keys.candidates, stage.steps * stage.rows_per_step]
+    count = stage.steps * stage.rows_per_step * stage.row_episodes
+    curriculum = [keys.start, keys.end, keys.candidates, count]
   groups = {
     "model": {key: value for key, value in c.model.items() if key not in _parts(c.model)},
     "data": {key: value for key, value in c.data.items() if key not in _PLACES},
