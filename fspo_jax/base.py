@@ -61,9 +61,7 @@ class Base:
   @property
   def model(self) -> transformer.Transformer:
     """The decoder."""
-    shape = config_lib.transformer(self.config, self.tokenizer.vocab_size)
-    # What it was trained with is of the devices there.
-    return transformer.Transformer(dataclasses.replace(shape, attention="xla"))
+    return transformer.Transformer(config_lib.opened(self.config, self.tokenizer.vocab_size))
 
   @property
   def formatter(self) -> Formatter:

@@ -232,7 +232,8 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.queries = 1  # preferences scored after them
   c.rows_per_step = 4  # rows of the global batch
   # A window of `window_rows` rows shares `row_episodes` times as many episodes, which are spread so
-  # that rows are about as full: 2 or more a row, in windows of 64 or more, hardly leave padding.
+  # that rows are about as full: 2 a row in windows of 32, or 4 in windows of 64 where texts differ
+  # much in length, hardly leave padding (`presets.share_rows`).
   c.row_episodes = 1  # episodes packed in a row; of a window of several rows, on average
   c.window_rows = 1
   # Of a row; 0 and 0 for as few as 99 % of the rows of some of the run's windows take.
@@ -302,6 +303,11 @@ def transformer(c: ml_collections.ConfigDict, vocab_size: int) -> TransformerCon
       f"model.vocab_size={given}: found a tokenizer of {vocab_size} ids, expected no more"
     )
   return TransformerConfig(vocab_size=given or vocab_size, **keys)
+
+
+def opened(c: ml_collections.ConfigDict, vocab_size: int) -> TransformerConfig:
+  """`transformer` of a model that is opened again: kernels are of the devices it was trained on."""
+  return dataclasses.replace(transformer(c, vocab_size), attention="xla")
 
 
 def use_shape(c: ml_collections.ConfigDict, shape: TransformerConfig) -> None:

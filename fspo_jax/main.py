@@ -23,7 +23,7 @@ from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags
 
-from fspo_jax import checks, compiled, data, preemption, processes, recipe
+from fspo_jax import checks, compiled, data, paths, preemption, processes, recipe
 from fspo_jax.episodes.batching import RowOverflowError
 from fspo_jax.synthesis import pipeline
 from fspo_jax.synthesis.jobs import parse_shard
@@ -102,14 +102,13 @@ def main(argv: list[str]) -> int:
       raise ValueError("--shard and --beam: found both, expected one way to split the work")
     if _BEAM.value:
       importlib.import_module("fspo_jax.synthesis.beam")  # Whether the extra is there is said now.
-    if processes.several() and ("synthesis" in config.stages or config.on_policy.use):
+    alone = "synthesis" in config.stages or config.on_policy.use
+    if alone and processes.several():
       raise ValueError(
         "--distributed: found the stage 'synthesis' or on_policy.use=True, which one process does; "
         "expected a set that is made before (--shard splits that), and on_policy.use=False"
       )
-    if _WORKDIR.value.startswith("gs://") and (
-      "synthesis" in config.stages or config.on_policy.use
-    ):
+    if alone and paths.in_bucket(_WORKDIR.value):
       raise ValueError(
         f"--workdir={_WORKDIR.value}: found the stage 'synthesis' or on_policy.use=True, which "
         "write line by line; expected a set that is made before, and on_policy.use=False"
@@ -142,8 +141,8 @@ def main(argv: list[str]) -> int:
   except (ValueError, OSError, ImportError, WorkdirError) as error:
     print(f"fspo_jax: cannot start: {error}", file=sys.stderr)
     return 2
-  compiled.keep(workdir.path / "compiled")
   try:
+    compiled.keep(workdir.path / "compiled")
     if factory is not None and _BEAM.value:
       pipeline.run_beam(factory, workdir.path / "synthesis", _BEAM.value)
       return 0

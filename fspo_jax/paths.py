@@ -42,7 +42,7 @@ def path(name: str | os.PathLike[str]) -> Path:
   return epath.Path(text)
 
 
-def in_bucket(where: Path) -> bool:
+def in_bucket(where: str | os.PathLike[str]) -> bool:
   """Whether a path is of a bucket."""
   return os.fspath(where).startswith("gs://")
 

@@ -19,6 +19,7 @@ _FILES = (
   ("data/synthetic/*/*", "the synthetic set, with its quality card"),
   ("tokenizer.model", "the tokenizer"),
   ("metrics/*.jsonl", "training metrics, a line for each logged step"),
+  ("profile/*.txt", "where the time of training steps goes"),
   ("checkpoints/*/*", "a checkpoint: of a stage, by its step"),
   ("results.json", "all numbers of this report"),
   ("responses.jsonl", "all sampled responses, for other judges"),

@@ -39,7 +39,7 @@ from fspo_jax import config as config_lib  # noqa: E402
 from fspo_jax import data, sharding  # noqa: E402
 from fspo_jax.episodes import batching, templates  # noqa: E402
 from fspo_jax.episodes.sampling import WorldEpisodes  # noqa: E402
-from fspo_jax.evaluation import plots, preference_accuracy  # noqa: E402
+from fspo_jax.evaluation import plots, preference_accuracy, statistics  # noqa: E402
 from fspo_jax.evaluation import results as results_lib  # noqa: E402
 from fspo_jax.training import optimizer as optimizer_lib  # noqa: E402
 from fspo_jax.training import state as state_lib  # noqa: E402
@@ -215,7 +215,7 @@ class _Accuracy:
     def at(k: int) -> float:
       margins = [s.at(k, templates.Context.SHOTS, self._count) for s in (found, self._reference)]
       h = margins[0] - margins[1]
-      return float(np.mean((h > 0) + 0.5 * (h == 0)))
+      return float(statistics.preference_accuracy(h).mean())
 
     return {str(k): at(k) for k in range(self._shots + 1)}
 

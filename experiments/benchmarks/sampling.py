@@ -24,7 +24,6 @@ import time
 from typing import Any
 
 from absl import app, flags
-import jax
 from jaxtyping import Int
 import numpy as np
 
@@ -49,31 +48,29 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds of each.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights, user and prompts.")
 _OUT = flags.DEFINE_string("out", None, "File for the JSON, indented.")
 
-# What answers: token ids, and the seconds until the first of them could be chosen.
-_Answers = tuple[Int[np.ndarray, "prompts tokens"], float]
+# What answers with token ids.
+_Answer = Callable[[], Int[np.ndarray, "prompts tokens"]]
 _NO_END = -1  # an id that is never chosen: all answers are equally long
 
 
-def _ours(
-  folder: pathlib.Path, setting: setting_lib.Setting, episode: Episode, asked: list[str]
-) -> Callable[[], _Answers]:
-  """`Writer.respond`, step by step: it would turn ids into text."""
+def _engine(folder: pathlib.Path, setting: setting_lib.Setting, prompts: int) -> writer.Writer:
   model = transformer.Transformer(setting.config)
   abstract = state_lib.abstract_params(model, sharding.one_device())
   params = huggingface.load_params(folder, setting.config, abstract)
-  form = templates.Formatter(setting_lib.tokenizer())
-  engine = writer.Writer(model, params, form, batch=len(asked))
+  return writer.Writer(model, params, templates.Formatter(setting_lib.tokenizer()), batch=prompts)
+
+
+def _ours(engine: writer.Writer, seed: int, episode: Episode, asked: list[str]) -> _Answer:
+  """`Writer.respond`, step by step: it would turn ids into text."""
+  model, params = engine.model, engine.params
   decoding = sampler.Decoding(temperature=0.0, top_p=1.0, max_tokens=_TOKENS.value)
 
-  def answer() -> _Answers:
-    since = time.perf_counter()
+  def answer() -> Int[np.ndarray, "prompts tokens"]:
     questions = [engine.asked(prompt, episode.shots, None) for prompt in asked]
     room = max(len(q.tokens) for q in questions) + decoding.max_tokens
     context = engine.prefill([engine.context(episode.shots)])
     context = sampler.fan_out(context, len(asked), room)
     context = sampler.extend(model, params, context, questions)
-    jax.block_until_ready(context)
-    prefilled = time.perf_counter() - since
     found = sampler.sample(
       model,
       params,
@@ -81,32 +78,21 @@ def _ours(
       role=templates.Role.PREFERRED,
       eos_id=_NO_END,
       decoding=decoding,
-      seeds=[(setting.seed, i) for i in range(len(asked))],
+      seeds=[(seed, i) for i in range(len(asked))],
     )
-    return np.asarray([s.tokens for s in found]), prefilled
+    return np.asarray([s.tokens for s in found])
 
   return answer
-
-
-def _prompts(episode: Episode, asked: list[str]) -> tuple[list[int], list[list[int]]]:
-  """Ids of the user's context, and of what each prompt adds."""
-  form = templates.Formatter(setting_lib.tokenizer())
-  shots, context = episode.shots, list(form.start)
-  for k, shot in enumerate(shots):
-    context += form.question(shot.prompt, templates.After.of(shots[:k]))
-    context += (*form.answer(shot.chosen), *form.dispreferred(shot.rejected))
-  after = templates.After.of(shots)
-  return context, [list(form.question(prompt, after)) for prompt in asked]
 
 
 def _theirs(
   folder: pathlib.Path,
   setting: setting_lib.Setting,
-  episode: Episode,
-  asked: list[str],
+  context: list[int],
+  questions: list[list[int]],
   *,
   prefix: bool,
-) -> Callable[[], _Answers]:
+) -> _Answer:
   """`generate` with its cache; prompts are padded on the left, as it wants them."""
   import torch
   import transformers
@@ -115,7 +101,6 @@ def _theirs(
 
   paper_torch.use_all_cores()
   model = paper_torch.load(setting, folder).eval()
-  context, questions = _prompts(episode, asked)
   longest = max(map(len, questions))
   # In front of the context; or between it and the question, if the context has a cache of its own.
   padded = [[0] * (longest - len(q)) for q in questions]
@@ -131,18 +116,17 @@ def _theirs(
     do_sample=False, max_new_tokens=_TOKENS.value, use_cache=True, eos_token_id=None, pad_token_id=0
   )
 
-  def answer() -> _Answers:
-    since, cache = time.perf_counter(), None
+  def answer() -> Int[np.ndarray, "prompts tokens"]:
+    cache = None
     with torch.no_grad():
       if prefix:
         cache = transformers.DynamicCache(config=model.config)
         model(torch.tensor([context]), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(len(asked))
-      prefilled = time.perf_counter() - since
+        cache.batch_repeat_interleave(len(questions))
       found = model.generate(
         inputs, attention_mask=attended, past_key_values=cache, generation_config=how
       )
-    return found[:, inputs.shape[1] :].numpy(), prefilled
+    return found[:, inputs.shape[1] :].numpy()
 
   return answer
 
@@ -164,35 +148,37 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
   episode = draw(0)
   asked = [draw(1 + i).queries[0].prompt for i in range(_PROMPTS.value)]
   policy = folder / "policy"
+  engine = _engine(policy, setting, len(asked))
+  context = list(engine.context(episode.shots).tokens)
+  questions = [list(engine.asked(prompt, episode.shots, None).tokens) for prompt in asked]
   answers = {
-    "ours": _ours(policy, setting, episode, asked),
-    "transformers": _theirs(policy, setting, episode, asked, prefix=False),
-    "transformers_prefix": _theirs(policy, setting, episode, asked, prefix=True),
+    "ours": _ours(engine, setting.seed, episode, asked),
+    "transformers": _theirs(policy, setting, context, questions, prefix=False),
+    "transformers_prefix": _theirs(policy, setting, context, questions, prefix=True),
   }
-  expected = answers["ours"]()[0]
+  expected = answers["ours"]()
   for name, answer in answers.items():
-    found = answer()[0]
+    found = answer()
     if found.shape != expected.shape or (found != expected).any():
       raise RuntimeError(f"{name}: found other ids than ours: {int((found != expected).sum())}")
     print(f"{name}: {found.size} ids, the same as ours", file=sys.stderr)
-  seconds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in answers}
+  seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in answers}
   for number in range(_ROUNDS.value):
     for name, answer in answers.items():
       since, cpu = time.perf_counter(), time.process_time()
-      _, prefilled = answer()
-      took = (time.perf_counter() - since, time.process_time() - cpu, prefilled)
+      answer()
+      took = (time.perf_counter() - since, time.process_time() - cpu)
       seconds[name].append(took)
       print(f"round {number + 1}: {name}: {took[0]:.2f} s", file=sys.stderr)
   rows = {}
   for name, rounds in seconds.items():
-    wall, cpu, prefilled = map(list, zip(*rounds, strict=True))
+    wall, cpu = map(list, zip(*rounds, strict=True))
     ratios = [theirs / ours[0] for theirs, ours in zip(wall, seconds["ours"], strict=True)]
     rows[name] = {
       "tokens_per_second": expected.size / statistics.median(wall),
       "tokens_per_cpu_second": expected.size / statistics.median(cpu),
       "seconds": wall,
       "cpu_seconds": cpu,
-      "context_seconds": statistics.median(prefilled),
       "ours_is_faster_by": {
         "min": min(ratios),
         "median": statistics.median(ratios),
@@ -200,7 +186,6 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
         "cpu_median": statistics.median(cpu) / statistics.median(s[1] for s in seconds["ours"]),
       },
     }
-  context, questions = _prompts(episode, asked)
   return {
     **rows,
     "model": _MODEL.value,
@@ -210,7 +195,7 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
     "answer_tokens": _TOKENS.value,
     "cores": len(os.sched_getaffinity(0)),
     "load_average": os.getloadavg()[0],
-    "environment": results_lib.environment(seed=_SEED.value),
+    "environment": results_lib.environment(seed=_SEED.value, packages=("torch", "transformers")),
   }
 
 

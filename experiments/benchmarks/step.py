@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -333,16 +332,10 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
     "compilation_cache": "JAX_COMPILATION_CACHE_DIR" in os.environ,
     "cores": len(os.sched_getaffinity(0)),
     "load_average": os.getloadavg()[0],
-    "environment": results_lib.environment(seed=setting.seed) | {"versions": _versions()},
+    "environment": results_lib.environment(
+      seed=setting.seed, packages=("torch", "transformers", "trl", "google-tunix")
+    ),
   }
-
-
-def _versions() -> dict[str, str]:
-  found = {}
-  for name in ("torch", "transformers", "trl", "google-tunix"):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found[name] = importlib.metadata.version(name)
-  return found
 
 
 def table(found: dict[str, Any]) -> str:

@@ -153,14 +153,6 @@ def fit(
     dropped += 1
 
 
-def largest(
-  episode: EpisodeFn, count: int, formatter: templates.Formatter, layout: templates.Layout
-) -> tuple[int, int]:
-  """The most tokens, and the most scored tokens, that one of the first episodes takes."""
-  sizes = [_size(templates.build(episode(i), formatter, layout)) for i in range(count)]
-  return max(tokens for tokens, _ in sizes), max(scored for _, scored in sizes)
-
-
 def fit_packing(
   episodes: Sequence[Episode],
   formatter: templates.Formatter,

@@ -35,7 +35,7 @@ and at the first temperature:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import datetime
 import importlib.metadata
 import json
@@ -135,11 +135,12 @@ def read(path: str | os.PathLike[str]) -> Results:
   return results
 
 
-def environment(*, seed: int | None = None) -> dict[str, Any]:
+def environment(*, seed: int | None = None, packages: Sequence[str] = ()) -> dict[str, Any]:
   """What a run was made with: command, seed, date, machine, software. Imports no jax.
 
   Args:
     seed: the run's seed, to be kept with the rest; left out where None.
+    packages: others that it was made with.
 
   Returns:
     `command`, `seed`, `date` (UTC, ISO 8601), `python`, `platform`, `cpu` (its model), `cores`,
@@ -154,7 +155,7 @@ def environment(*, seed: int | None = None) -> dict[str, Any]:
     "platform": platform.platform(),
     "cpu": _cpu_model(),
     "cores": os.cpu_count(),
-    "packages": _package_versions(),
+    "packages": _package_versions((*_PACKAGES, *packages)),
     "commit": _git_commit(),
   }
   return facts if seed is None else {**facts, "seed": seed}
@@ -170,9 +171,9 @@ def _cpu_model() -> str:
   return platform.processor() or platform.machine()
 
 
-def _package_versions() -> dict[str, str]:
+def _package_versions(names: Sequence[str]) -> dict[str, str]:
   versions = {}
-  for name in _PACKAGES:
+  for name in names:
     try:
       versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

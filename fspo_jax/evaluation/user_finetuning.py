@@ -208,15 +208,7 @@ class UserFinetuning:
     """
     count = len(pairs[0])
     source = [Episode("", (), (pair,)) for own in pairs for pair in own]
-    tokens, scored = batching.largest(source.__getitem__, len(source), self.formatter, _LAYOUT)
-    packing = batching.Packing.of(
-      _LAYOUT,
-      shots=0,
-      queries=1,
-      episodes=1,
-      tokens=-(-tokens // 16) * 16,
-      scored_tokens=-(-scored // 16) * 16,
-    )
+    packing = batching.fit_packing(source, self.formatter, _LAYOUT, 0, multiple=16)
     row = batching.Rows(source.__getitem__, self.formatter, _LAYOUT, packing)
     group = self._group(len(pairs))
     for first in range(0, len(pairs), group):

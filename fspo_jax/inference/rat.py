@@ -164,15 +164,8 @@ def label_fits(
     Episode("", (), tuple(shots), text) for shots, text in zip(users, descriptions, strict=True)
   ]
   form = writer.formatter
-  tokens, scored = batching.largest(episodes.__getitem__, len(episodes), form, _LAYOUT)
-  packing = batching.Packing.of(
-    _LAYOUT,
-    shots=0,
-    queries=max(len(e.queries) for e in episodes),
-    episodes=1,
-    tokens=-(-tokens // 64) * 64,
-    scored_tokens=-(-scored // 64) * 64,
-  )
+  most = max(len(e.queries) for e in episodes)
+  packing = batching.fit_packing(episodes, form, _LAYOUT, 0, queries=most, multiple=64)
   row = batching.Rows(lambda i: episodes[i % len(episodes)], form, _LAYOUT, packing)
   fits = []
   for first in range(0, len(episodes), rows):

@@ -62,9 +62,7 @@ class Writer:
           "that reads shots; evaluate it with the method 'vpl'"
         )
       tokenizer = tokenizers.from_bytes(saved.tokenizer())
-      shape = config_lib.transformer(config, tokenizer.vocab_size)
-      # What it was trained with is of the devices there.
-      model = transformer.Transformer(dataclasses.replace(shape, attention="xla"))
+      model = transformer.Transformer(config_lib.opened(config, tokenizer.vocab_size))
     mesh = sharding.one_device()
     params = adapters.load(paths.path(directory), state_lib.abstract_params(model, mesh), mesh)
     return cls(model, params, config_lib.formatter(config, tokenizer))

@@ -16,7 +16,7 @@ import re
 
 import numpy as np
 
-from fspo_jax.planning import hlo
+from fspo_jax import hlo
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 

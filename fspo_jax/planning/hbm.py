@@ -12,7 +12,7 @@ once, though it reads keys and values again for each block of queries.
 
 from __future__ import annotations
 
-from fspo_jax.planning import hlo
+from fspo_jax import hlo
 
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
 _FREE |= {"call", "after-all", "iota", "partition-id", "replica-id", "opt-barrier"}

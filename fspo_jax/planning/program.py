@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from fspo_jax import config as config_lib
-from fspo_jax import reference, sharding, updates
+from fspo_jax import hlo, reference, sharding, updates
 from fspo_jax import rows as rows_lib
 from fspo_jax.episodes.batching import Packing, TreeBatch
 from fspo_jax.models import transformer, vpl
-from fspo_jax.planning import collectives, hbm, hlo
+from fspo_jax.planning import collectives, hbm
 from fspo_jax.planning.estimate import Work
 from fspo_jax.training import adapters, optimizer
 from fspo_jax.training import state as state_lib

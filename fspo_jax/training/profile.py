@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from fspo_jax import paths, processes
+from fspo_jax import hlo, paths, processes
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -44,7 +44,6 @@ _PARTS = (
 )
 _COLLECTIVE = re.compile(r"all-|reduce-scatter|collective-|send|recv")
 _CONTAINERS = ("while", "call", "conditional")  # their time is that of what is in them
-_LINE = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (?:\(.*?\)|\S+) ([a-z][a-z0-9-]*)\(")
 _SCOPES = re.compile(r'op_name="([^"]*)"')
 
 
@@ -186,10 +185,10 @@ class Recorder:
 def meanings(text: str) -> dict[str, Meaning]:
   """What the operations of a compiled program are, by name, from its text."""
   found = {}
-  for line in text.splitlines():
-    if match := _LINE.match(line):
-      scopes = _SCOPES.search(line)
-      found[match[1]] = Meaning(match[2], scopes[1] if scopes else "")
+  for computation in hlo.parse(text).computations.values():
+    for one in computation:
+      scopes = _SCOPES.search(one.rest)
+      found[one.name] = Meaning(one.opcode, scopes[1] if scopes else "")
   return found
 
 

@@ -145,7 +145,7 @@ def test_a_tiny_run_against_others(tmp_path):
   for package in ("torch", "trl", "tunix"):
     pytest.importorskip(package, reason=WHY)
   found = _run(tmp_path, ",".join(contract.NAMES))
-  assert set(found["absent"]) <= {"trl_padding_free"}
+  assert not found["absent"]
   for name in set(contract.NAMES) - set(found["absent"]):
     _check(found[name])
   assert set(found["differences"]) == {*found["ours_over"], "ours"} - {"paper_layout"}

@@ -209,7 +209,9 @@ def test_rows_that_cannot_be_split_are_refused():
     next(batching.batches(_Numbered(), rows_per_step=8, steps=1, process_count=3))
 
 
-def test_largest_is_what_the_first_episodes_need():
+def test_a_packing_holds_each_of_the_episodes():
   episodes = [_episode(k) for k in (1, 3, 2)]
-  assert batching.largest(episodes.__getitem__, 3, FORMATTER, QUERY_LAST) == (32, 4)
-  assert batching.largest(episodes.__getitem__, 1, FORMATTER, QUERY_LAST) == (16, 4)
+  found = batching.fit_packing(episodes, FORMATTER, QUERY_LAST, 3, multiple=1)
+  assert (found.tokens, found.scored_tokens) == (32, 4)
+  found = batching.fit_packing(episodes[:1], FORMATTER, QUERY_LAST, 3, multiple=1)
+  assert (found.tokens, found.scored_tokens) == (16, 4)

@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from fspo_jax import config, rows
+from fspo_jax import config, presets, rows
 from fspo_jax.episodes import batching, templates, windows
 from fspo_jax.episodes.batching import Packing
 from fspo_jax.episodes.sampling import Episode, WorldEpisodes
@@ -255,8 +255,9 @@ def test_five_percent_of_the_tokens_or_less_are_padding(case):
   episode, formatter = make()
   c = config.default()
   stage = c.preference
-  stage.row_episodes, stage.window_rows, stage.rows_per_step = per_row, count, 2
-  stage.row_tokens = stage.scored_tokens = 0
+  stage.rows_per_step = 2 * per_row
+  presets.share_rows(stage, per_row, count)
+  assert stage.rows_per_step == 2  # with as many episodes as before
   stage.steps = 8 * count
   stage.layout.description_shots = stage.layout.description_queries = ()
   source = rows.of_stage(c, "preference", episode, formatter)

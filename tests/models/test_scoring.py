@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fspo_jax import sharding
+from fspo_jax import hlo, sharding
 from fspo_jax.episodes import batching, templates, trees
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Layout
 from fspo_jax.models import scoring
-from fspo_jax.planning import collectives, hlo
+from fspo_jax.planning import collectives
 from fspo_jax.preferences import Preference
 from tests import tiny
 

@@ -5,7 +5,8 @@
 import numpy as np
 import pytest
 
-from fspo_jax.planning import collectives, hbm, hlo
+from fspo_jax import hlo
+from fspo_jax.planning import collectives, hbm
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 

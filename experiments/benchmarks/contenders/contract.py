@@ -18,7 +18,6 @@ NAMES = (
   "paper_layout",
   "paper_layout_torch",
   "trl",
-  "trl_padding_free",
   "trl_precomputed",
   "tunix",
 )
@@ -51,9 +50,6 @@ class Contender(Protocol):
 
   def train(self, rounds: Rounds) -> None:
     """Trains, one `rounds.done()` a step, batch after batch, until that raises `FinishedError`."""
-
-  def wait(self) -> None:
-    """Returns when the device has done all that it was given."""
 
   def multiply(self) -> tuple[int, Callable[[], None]] | None:
     """A large matrix product of its library: n, of [n, n], and what makes it; None if another's."""

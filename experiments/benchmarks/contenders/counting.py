@@ -27,6 +27,7 @@ import numpy as np
 from experiments.benchmarks.contenders.setting import Setting, Task
 from fspo_jax.episodes.templates import EpisodeTree
 from fspo_jax.models.architecture import TransformerConfig
+from fspo_jax.planning import estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,7 @@ class Work:
 
 def forward_flops(config: TransformerConfig, seen: Int[np.ndarray, " n"], scored: int) -> float:
   """Of a forward pass over tokens that attend to so many, themselves included."""
-  heads = config.head_dim * (2 * config.heads + 2 * config.kv_heads)
-  per_token = 2 * config.width * (heads + 3 * config.mlp)
+  per_token = 2 * estimate.layer_params(config)
   attention = 4 * config.heads * config.head_dim * int(np.sum(seen, dtype=np.int64))
   blocks = config.layers * (per_token * len(seen) + attention)
   return float(blocks + 2 * config.width * config.vocab_size * scored)

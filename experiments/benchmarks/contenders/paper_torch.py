@@ -131,10 +131,6 @@ class PaperTorch:
         optimizer.zero_grad(set_to_none=True)
         rounds.done()
 
-  def wait(self) -> None:
-    """Waits for the device."""
-    wait()
-
   def multiply(self) -> tuple[int, Callable[[], None]]:
     """By `torch.matmul`."""
     return product(getattr(torch, self._setting.dtype))

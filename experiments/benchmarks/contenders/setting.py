@@ -181,7 +181,7 @@ def _stretched(tokens: int, episodes: list[Episode], layout: Layout) -> template
 
   # Openings and ends do not grow: what one factor more adds is text.
   once, twice = (
-    batching.largest(episodes.__getitem__, len(episodes), formatter(factor), layout)[0]
+    batching.fit_packing(episodes, formatter(factor), layout, 0, multiple=1).tokens
     for factor in (1, 2)
   )
   factor = 1 + (tokens - once) / (twice - once)

@@ -1,10 +1,13 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""TRL's DPOTrainer, its own loop and collator, on the same token ids in the paper's layout."""
+"""TRL's DPOTrainer, its own loop and collator, on the same token ids in the paper's layout.
+
+There is none without padding: of `padding_free` TRL 1.16 says that it is unavailable in DPO since
+its refactor (it falls back to padding), and that it needs FlashAttention, which no CPU has.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
 import pathlib
 from typing import Any
 
@@ -132,21 +135,9 @@ class TRL:
     rounds.begin(paper_torch.wait)
     self._trainer.train()
 
-  def wait(self) -> None:
-    """Waits for the device."""
-    paper_torch.wait()
-
   def multiply(self) -> None:
     """As that of `paper_torch`."""
 
   def device_peak_bytes(self) -> int | None:
     """As torch's allocator knows it."""
     return paper_torch.device_peak_bytes()
-
-
-def no_padding_free() -> str:
-  """Why there is no contender without padding."""
-  return (
-    f"trl {importlib.metadata.version('trl')} says of padding_free that it is unavailable in DPO "
-    "since its refactor (it falls back to padding), and that it needs FlashAttention: no CPU has it"
-  )

@@ -57,8 +57,6 @@ def imported(name: str) -> Callable[[Setting, pathlib.Path], Contender]:
     return tunix_dpo.TunixDPO
   from experiments.benchmarks.contenders import trl_dpo
 
-  if name == "trl_padding_free":
-    raise AbsentError(trl_dpo.no_padding_free())
   return functools.partial(trl_dpo.TRL, precomputed=name in CACHED)
 
 

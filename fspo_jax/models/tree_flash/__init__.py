@@ -6,14 +6,12 @@
 """
 
 from fspo_jax.models.tree_flash.attention import attention
-from fspo_jax.models.tree_flash.blocks import TreeBlocks, dead_fraction, live_blocks, tree_blocks
+from fspo_jax.models.tree_flash.blocks import TreeBlocks, tree_blocks
 from fspo_jax.models.tree_flash.refusals import check
 
 __all__ = [
   "TreeBlocks",
   "attention",
   "check",
-  "dead_fraction",
-  "live_blocks",
   "tree_blocks",
 ]

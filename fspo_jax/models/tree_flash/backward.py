@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fspo_jax.models import soft_caps
 from fspo_jax.models.tree_flash import blocks, kernels
 from fspo_jax.models.tree_flash.kernels import LANES, Rules
 
@@ -143,18 +144,19 @@ def _queries_kernel(
 
     def of_head(g: Any) -> None:
       scores = kernels.product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
-      scores, slope = kernels.capped(scores, rules.softcap)
+      scores = soft_caps.soft_cap(scores, rules.softcap)
       weights = jnp.exp(scores - log_sum_ref[g, :, :1])
       if masked:
         weights = jnp.where(mask, weights, 0.0)
       d_scores = kernels.product_t(d_out_ref[0, 0, g], v_ref[0, 0]) - mean_ref[g, :, :1]
-      d_scores *= weights if slope is None else weights * slope
+      d_scores *= weights
+      if rules.softcap:
+        d_scores *= soft_caps.slope(scores, rules.softcap)
       total_ref[g] += kernels.product(d_scores.astype(k_ref.dtype), k_ref[0, 0])
 
     kernels.for_each(q_ref.shape[2], of_head)
 
-  pl.when(flag & blocks.MASKED != 0)(lambda: compute(True))
-  pl.when(flag & blocks.MASKED == 0)(lambda: compute(False))
+  kernels.when_live(flag, compute)
 
   @pl.when(flag & blocks.LAST != 0)
   def _end() -> None:
@@ -185,22 +187,21 @@ def _keys_kernel(
     def of_head(g: Any) -> None:
       # Keys down, queries across: both products that are summed then need no transposition.
       scores = kernels.product_t(k_ref[0, 0], q_ref[0, 0, g]) * rules.scale
-      scores, slope = kernels.capped(scores, rules.softcap)
+      scores = soft_caps.soft_cap(scores, rules.softcap)
       weights = jnp.exp(scores - log_sums_ref[0, 0, g])
       if masked:
         weights = jnp.where(mask, weights, 0.0)
       d_out = d_out_ref[0, 0, g]
       v_total_ref[...] += kernels.product(weights.astype(d_out.dtype), d_out)
       d_scores = kernels.product_t(v_ref[0, 0], d_out) - means_ref[0, 0, g]
-      d_scores *= weights if slope is None else weights * slope
+      d_scores *= weights
+      if rules.softcap:
+        d_scores *= soft_caps.slope(scores, rules.softcap)
       k_total_ref[...] += kernels.product(d_scores.astype(q_ref.dtype), q_ref[0, 0, g])
 
     kernels.for_each(q_ref.shape[2], of_head)
 
-  pl.when(flag & (blocks.MASKED | blocks.LIVE) == (blocks.MASKED | blocks.LIVE))(
-    lambda: compute(True)
-  )
-  pl.when(flag & (blocks.MASKED | blocks.LIVE) == blocks.LIVE)(lambda: compute(False))
+  kernels.when_live(flag, compute)
 
   @pl.when(flag & blocks.LAST != 0)
   def _end() -> None:

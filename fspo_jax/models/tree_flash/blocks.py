@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Int
-import numpy as np
 
 from fspo_jax import sharding
 
@@ -87,25 +86,6 @@ def _pairs(
     live &= low[:, mine][:, :, None] - high[:, None, :] < window
     whole &= high[:, mine][:, :, None] - low[:, None, :] < window
   return live, whole
-
-
-def live_blocks(subtree_end: Int[Array, "B L"], block: int) -> Bool[Array, "B Q K"]:
-  """The live pairs (query block, key block) of every row; whole blocks, or padding makes them so.
-
-  Args:
-    subtree_end: the trees.
-    block: tokens of a block.
-  """
-  length = -(-subtree_end.shape[1] // block) * block
-  end = padded_end(jnp.asarray(subtree_end), length)
-  return _pairs(end, None, None, jnp.arange(0, length, block), block)[0]
-
-
-def dead_fraction(subtree_end: Int[Array, "B L"], block: int) -> float:
-  """Of the matrix products of plain causal attention in blocks, how much trees need not have."""
-  live = np.asarray(live_blocks(subtree_end, block))
-  rows, count, _ = live.shape
-  return 1.0 - float(live.sum()) / (rows * count * (count + 1) / 2)
 
 
 def _steps(

@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fspo_jax.models import soft_caps
 from fspo_jax.models.tree_flash import blocks, kernels
 from fspo_jax.models.tree_flash.kernels import LANES, Rules
 
@@ -74,7 +75,7 @@ def _kernel(
 
     def of_head(g: Any) -> None:
       scores = kernels.product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
-      scores, _ = kernels.capped(scores, rules.softcap)
+      scores = soft_caps.soft_cap(scores, rules.softcap)
       if masked:
         scores = jnp.where(mask, scores, kernels.FLOOR)
       before = most_ref[g, :, :1]
@@ -88,8 +89,7 @@ def _kernel(
 
     kernels.for_each(q_ref.shape[2], of_head)
 
-  pl.when(flag & blocks.MASKED != 0)(lambda: compute(True))
-  pl.when(flag & blocks.MASKED == 0)(lambda: compute(False))
+  kernels.when_live(flag, compute)
 
   @pl.when(flag & blocks.LAST != 0)
   def _end() -> None:

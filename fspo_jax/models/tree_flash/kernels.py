@@ -157,12 +157,10 @@ def _precision(x: Array) -> jax.lax.Precision:
   return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
 
 
-def capped(scores: Float[Array, "M N"], softcap: float) -> tuple[Array, Array | None]:
-  """Soft-capped scores, and what the cap multiplies their gradients by (None without one)."""
-  if not softcap:
-    return scores, None
-  bound = jnp.tanh(scores / softcap)
-  return softcap * bound, 1.0 - bound * bound
+def when_live(flag: Any, compute: Callable[[bool], None]) -> None:
+  """Computes a live pair of blocks: under the mask, or as it is where every query sees all keys."""
+  pl.when(flag & blocks.MASKED != 0)(lambda: compute(True))
+  pl.when(flag & (blocks.LIVE | blocks.MASKED) == blocks.LIVE)(lambda: compute(False))
 
 
 def visible(

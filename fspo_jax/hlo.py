@@ -12,10 +12,10 @@ import re
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 _BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
-_ARRAY = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
+_ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*)$")
-_OPCODE = re.compile(r"^(\(.*?\)|[a-z]+[0-9]*\[[^ ]*) ([a-z][a-z0-9-]*)\((.*)$")
+_OPCODE = re.compile(r"^(\(.*?\)|[a-z][a-z0-9]*\[[^ ]*) ([a-z][a-z0-9-]*)\((.*)$")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([^\s,)}]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _BRANCH = re.compile(r"(?:true|false)_computation=%?([^\s,)}]+)")
