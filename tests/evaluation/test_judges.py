@@ -83,7 +83,7 @@ class Stand:
 
 
 def _judge(run, server, *more):
-  arguments = ("--api_key_env=", "--max_attempts=12", "--timeout_s=5", f"--base_url={server.url}")
+  arguments = ("--api_key_env=", "--max_attempts=12", "--timeout_s=60", f"--base_url={server.url}")
   judge.main([str(run), "--model=stand-in", *arguments, *more])
   return json.loads((run / "judge" / "stand-in.json").read_text())
 
@@ -165,13 +165,20 @@ def test_faults_are_retried_and_counted(run):
     return faults[int(key[:6], 16) % len(faults)] if attempt == 0 else ""
 
   with FaultyServer(Stand(), plan=plan) as server:
-    # A busy machine's delays are no faults of the server, who would not know of them.
-    record = _judge(run, server, "--methods=fspo", "--timeout_s=120")
+    record = _judge(run, server, "--methods=fspo")
     attempts = collections.Counter(fault or "answered" for _, fault in server.attempts)
   counts = record["requests"].values()
-  assert sum(c["sent"] for c in counts) == sum(attempts.values())
-  assert sum(c["answered"] for c in counts) == attempts["answered"]
-  assert sum(sum(c["retried"].values()) for c in counts) == sum(attempts[f] for f in faults)
+  retried = sum((collections.Counter(c["retried"]) for c in counts), collections.Counter())
+  sent, answered = (sum(c[name] for c in counts) for name in ("sent", "answered"))
+  assert sent == answered + retried.total()
+  assert answered == attempts["answered"] == 2 * (USERS * PROMPTS - 1)
+  assert retried["http 429"] == attempts["rate limit"] > 0
+  assert retried["http 500"] == attempts["server error"] > 0
+  for fault, reason in (("broken", "json"), ("truncated", "truncated"), ("wrong schema", "schema")):
+    assert retried[reason] == attempts[fault] > 0
+  # A busy machine's network may break more connections, of which the server never hears.
+  assert retried["connection"] - attempts["cut"] == sent - attempts.total()
+  assert attempts["cut"] > 0
   assert record["win_rate"]["fspo"]["unseen"]["judged"] == USERS * PROMPTS
 
 

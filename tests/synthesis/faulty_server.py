@@ -37,7 +37,7 @@ class FaultyServer:
     self._llm, self._faults, self._stall_s, self._plan = llm, faults, stall_s, plan
     self._lock, self._stop, self._serving = threading.Lock(), threading.Event(), 0
     self._seen = collections.Counter()
-    self._http = http.server.ThreadingHTTPServer(("127.0.0.1", port), _Handler)
+    self._http = _Server(("127.0.0.1", port), _Handler)
     self._http.daemon_threads, self._http.owner = True, self
     self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
 
@@ -118,6 +118,10 @@ class FaultyServer:
     completion = {"id": "chatcmpl-0", "object": "chat.completion", "created": 0}
     completion |= {"model": request.model, "choices": [choice]}
     handler.reply(200, completion, cut=fault == "cut")
+
+
+class _Server(http.server.ThreadingHTTPServer):
+  request_queue_size = 128  # connections at once; of more than the default, 5, some may be reset
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
