@@ -217,6 +217,7 @@ def default() -> ml_collections.ConfigDict:
   c.evaluation.sample_users = 3  # users whose responses the report shows side by side
   c.evaluation.temperatures = (0.3, 1.0)  # of responses; the first is `win_rate` of results.json
   c.evaluation.top_p = 1.0  # of responses
+  c.evaluation.descriptions = 1  # written of a user; of several the best by their labels is kept
   c.evaluation.description_temperature = 0.0  # of written descriptions; 0 is greedy
   c.evaluation.max_response_tokens = 40
   c.evaluation.max_description_tokens = 24

@@ -102,6 +102,18 @@ def test_descriptions_are_corrupted_by_their_share(run):
   assert (run / "studies" / "corruption.png").exists()
 
 
+def test_the_best_of_several_descriptions(run):
+  """The gold one is what the evaluation calls so; of one that is sampled there is no choice."""
+  arguments = ("--n=1,3", "--episodes=4", "--prompts=1")
+  record = _record(run, "descriptions", *arguments)
+  assert set(record["by_n"]) == {"1", "3"} and record["gold"]["f1"] == 1.0
+  gold = _record(run, "corruption", "--of=gold", "--shares=0", "--episodes=4", "--prompts=1")
+  assert {**gold["by_share"]["0"], "f1": 1.0} == record["gold"]
+  assert gold["without"] == record["without"]
+  assert record["greedy"]["win_rate"]["users"] > 1
+  assert (run / "studies" / "descriptions.png").stat().st_size > 10_000
+
+
 def test_what_an_answer_costs(run):
   record = _record(run, "latency", "--users=3", "--repeats=1")
   for by_users in record["by_users"].values():

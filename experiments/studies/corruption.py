@@ -13,7 +13,6 @@ it has to beat. Writes corruption.json and corruption.png.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -22,10 +21,12 @@ from absl import app, flags
 import numpy as np
 
 from fspo_jax import recipe
-from fspo_jax.evaluation import evaluate, plots, statistics, win_rate
+from fspo_jax.evaluation import plots
 from fspo_jax.evaluation import results as results_lib
+from fspo_jax.evaluation import told as told_lib
 from fspo_jax.evaluation.corruption import corrupt
 from fspo_jax.evaluation.methods import METHODS
+from fspo_jax.inference import rat
 from fspo_jax.inference.sampler import Decoding
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run, of a world.", required=True)
@@ -52,59 +53,26 @@ def main(argv: list[str]) -> None:
 
 def study(run: recipe.Recipe, shares: Sequence[float]) -> dict[str, Any]:
   """Accuracy and win rate by share, and without a description."""
-  plan, seed = run.plan, run.plan.seed("evaluation")
-  settings = dataclasses.replace(
-    plan.settings,
-    methods=("base", "fspo", "fspo_gold"),
-    episodes=_EPISODES.value,
-    rat_episodes=_EPISODES.value,
-    win_rate_users=_EPISODES.value,
-  )
-  source, models = plan.evaluation["unseen"], run.models()
-  truth = plan.data.truth(source)
-  if truth is None:
-    raise app.UsageError(f"--workdir={_WORKDIR.value}: no world knows what its descriptions say")
-  episodes = [source(i) for i in range(settings.episodes)]
-  users = [truth.user(i) for i in range(settings.episodes)]
-  prompts = win_rate.draw_prompts(truth.question, episodes, _PROMPTS.value, seed)
-  answers = Decoding(settings.temperatures[0], settings.top_p, settings.max_response_tokens)
-  texts = [episode.description for episode in episodes]
+  told = told_lib.Told(run, users=_EPISODES.value, prompts=_PROMPTS.value)
+  s, texts = told.settings, [episode.description for episode in told.episodes]
   if _OF.value == "written":
-    length = Decoding(settings.description_temperature, 1.0, settings.max_description_tokens)
-    described = models.writer(trained=True).describe([e.shots for e in episodes], length, seed=seed)
-    texts = [each.text for each in described]
-
-  def measured(method: str, texts: Sequence[str]) -> dict[str, Any]:
-    """A method, where these are the gold descriptions."""
-    told = [
-      dataclasses.replace(e, description=text) for e, text in zip(episodes, texts, strict=True)
-    ]
-    evaluation = evaluate.SplitEvaluation("unseen", told.__getitem__, models, settings, seed=seed)
-    players = {name: evaluation.contenders[name] for name in ("base", method)}
-    margins = players[method].margins(told)[settings.shots]
-    accuracy = statistics.cluster_bootstrap(
-      statistics.preference_accuracy(margins),
-      np.asarray(evaluation.user_ids),
-      resamples=settings.bootstrap,
+    length = Decoding(s.description_temperature, 1.0, s.max_description_tokens)
+    described = rat.describe(
+      told.models.writer(trained=True), [e.shots for e in told.episodes], length, seed=told.seed
     )
-    match = win_rate.play(truth.world, users, told, prompts, players, answers, seed=seed)
-    return {
-      "accuracy": {"mean": accuracy.mean, "ci95": accuracy.ci},
-      "win_rate": match.interval(method, evaluation.user_ids, settings.bootstrap),
-    }
+    texts = [each.text for each in described]
 
   def corrupted(share: float) -> list[str]:
     return [
-      corrupt(truth.world, np.random.default_rng([seed, i]), text, share)
+      corrupt(told.world, np.random.default_rng([told.seed, i]), text, share)
       for i, text in enumerate(texts)
     ]
 
-  f1 = [truth.world.description_f1(u, t) for u, t in zip(users, texts, strict=True)]
   return {
-    "shots": settings.shots,
-    "without": measured("fspo", texts),
-    "by_share": {f"{share:g}": measured("fspo_gold", corrupted(share)) for share in shares},
-    "description_f1": float(np.mean(f1)),
+    "shots": s.shots,
+    "without": told.measure(None),
+    "by_share": {f"{share:g}": told.measure(corrupted(share)) for share in shares},
+    "description_f1": told.f1(texts),
   }
 
 

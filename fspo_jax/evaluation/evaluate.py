@@ -20,6 +20,7 @@ from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.report_samples import UserSample
 from fspo_jax.evaluation.responses import Answered
 from fspo_jax.evaluation.truth import Truth
+from fspo_jax.inference import rat
 from fspo_jax.inference.sampler import Decoding
 
 _LOG = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Settings:
   sample_users: int
   temperatures: tuple[float, ...]
   top_p: float
+  descriptions: int
   description_temperature: float
   max_response_tokens: int
   max_description_tokens: int
@@ -59,6 +61,12 @@ class Settings:
     for temperature in (*self.temperatures, self.description_temperature):
       Decoding(temperature, self.top_p, self.max_response_tokens)
     Decoding(0.0, 1.0, self.max_description_tokens)
+    if self.descriptions < 1 or (self.descriptions > 1 and not self.description_temperature):
+      raise ValueError(
+        f"evaluation.descriptions={self.descriptions} and evaluation.description_temperature="
+        f"{self.description_temperature}: expected 1 or more, and 1 at temperature 0, where all of "
+        "them are the same"
+      )
     if not self.temperatures or self.win_rate_prompts < 1 or self.bootstrap < 1:
       raise ValueError(
         "evaluation.temperatures needs one or more, evaluation.win_rate_prompts and "
@@ -154,14 +162,20 @@ class SplitEvaluation:
     return {name: found.margins(self.episodes) for name, found in self.contenders.items()}
 
   def write_descriptions(self, episodes: Sequence[Episode]) -> list[list[str]]:
-    """A description of each user after each number of shots, sampled from the policy once."""
+    """A description of each user after each number of shots, by the policy; each is made once."""
     done = len(self._written)
     if len(episodes) > done:
       s = self.settings
       decoding = Decoding(s.description_temperature, 1.0, s.max_description_tokens)
       contexts = [e.shots[:k] for e in episodes[done:] for k in range(self.shots + 1)]
-      flat = self.models.writer(trained=True).describe(
-        contexts, decoding, seed=self._stream("descriptions", done)
+      flat = rat.describe(
+        self.models.writer(trained=True),
+        contexts,
+        decoding,
+        n=s.descriptions,
+        seed=self._stream("descriptions", done),
+        rows=s.rows,
+        vocab_chunk=self.models.vocab_chunk,
       )
       step = self.shots + 1
       self._written += [[w.text for w in flat[i : i + step]] for i in range(0, len(flat), step)]

@@ -14,6 +14,7 @@ from fspo_jax.episodes.templates import Context, Layout
 from fspo_jax.evaluation import evaluate, preference_accuracy, truth
 from fspo_jax.evaluation.contenders import Models, Scorer
 from fspo_jax.evaluation.preference_accuracy import PairScores
+from fspo_jax.inference import rat
 from fspo_jax.worlds import bayes
 from tests import tiny
 
@@ -31,6 +32,7 @@ SETTINGS = evaluate.Settings(
   sample_users=3,
   temperatures=(0.3,),
   top_p=1.0,
+  descriptions=1,
   description_temperature=0.0,
   max_response_tokens=8,
   max_description_tokens=8,
@@ -164,6 +166,23 @@ class TestMargins:
     np.testing.assert_allclose(odds(False)[SHOTS], odds(True)[0], atol=1e-4)
     assert np.abs(odds(False, "gold")[0] - odds(False)[0]).min() > 1e-3
 
+  def test_of_several_descriptions_the_best_by_the_shots_labels_is_kept(self):
+    model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, layers=1, attention_block=512)
+    params = tiny.params(model)
+    models = Models(model, params, params, tiny.formatter(), sharding.make_mesh(1), 512)
+    source = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
+    episodes = [source(i) for i in range(2)]
+
+    def written(n):
+      settings = dataclasses.replace(SETTINGS, descriptions=n, description_temperature=1.0)
+      made = evaluate.SplitEvaluation("unseen", source, models, settings, seed=3)
+      return [text for own in made.write_descriptions(episodes) for text in own]
+
+    users = [episode.shots[:k] for episode in episodes for k in range(SHOTS + 1)]
+    # The first of the several is the only one that is written where one is asked for.
+    one, best = (rat.label_fits(models.writer(trained=True), users, written(n)) for n in (1, 4))
+    assert (best >= one - 1e-5).all() and (best > one + 1e-3).any()
+
   def test_a_method_that_nothing_has_made_is_refused(self):
     settings = dataclasses.replace(SETTINGS, methods=("base", "user_lora"))
     episodes = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
@@ -187,6 +206,14 @@ class TestMargins:
 def test_more_of_a_part_than_there_are_episodes_is_refused(key):
   with pytest.raises(ValueError, match=rf"evaluation\.{key}={EPISODES + 1} .*cannot be more"):
     dataclasses.replace(SETTINGS, **{key: EPISODES + 1})
+
+
+@pytest.mark.parametrize(("descriptions", "temperature"), [(0, 1.0), (2, 0.0)])
+def test_several_descriptions_have_to_differ(descriptions, temperature):
+  with pytest.raises(
+    ValueError, match=rf"evaluation\.descriptions={descriptions} and .*{temperature}"
+  ):
+    dataclasses.replace(SETTINGS, descriptions=descriptions, description_temperature=temperature)
 
 
 @pytest.mark.parametrize("methods", [("fspo", "base"), ("base", "fsop"), ("base", "fspo", "fspo")])
