@@ -3,7 +3,7 @@
 """Whole runs that are told to end, or killed, at random moments: no step is lost or repeated.
 
 FSPO_ENDS=20 ends each of them so often, which takes minutes. By default only the first is run, and
-ended twice; `test_loop.py` and `test_main.py` end and kill one too.
+ended twice, and one that evaluates; `test_loop.py` and `test_main.py` end and kill one too.
 """
 
 from collections.abc import Callable, Sequence
