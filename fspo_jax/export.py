@@ -10,12 +10,15 @@ python -m fspo_jax.export --workdir=runs/mine --out=exported
 A run that trained adapters can export these alone, as PEFT has them:
 
 python -m fspo_jax.export --workdir=runs/mine --out=adapter --adapter
+
+Both folders may be in a bucket (gs://BUCKET/FOLDER).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import json
 import os
@@ -55,8 +58,8 @@ def export(
   """Writes the model of a run; adapters are merged into it.
 
   Args:
-    run: the workdir of a run.
-    out: a new or empty folder.
+    run: the workdir of a run: a folder, or gs://BUCKET/FOLDER.
+    out: a new or empty folder, or gs://BUCKET/FOLDER.
     stage: whose model; None for the last.
     dtype: of the weights; None for that of the run's parameters.
 
@@ -65,7 +68,7 @@ def export(
     HuggingFaceError: no family of models is like this one, or `out` is not empty.
     TokenizerError: nobody else has a tokenizer like this one.
   """
-  path = _folder(run)
+  path = paths.path(run)
   directory = _stage(path, stage)
   writer = Writer.load(directory)
   with checkpoints.Checkpoints(directory) as saved:
@@ -74,13 +77,14 @@ def export(
   if dtype is not None:
     params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
   beside = _beside(path, config, writer)
-  huggingface.save_model(out, params, writer.model.config, beside)
   about = {key: config[key] for key in ("template", "vocab_chunk")}
   about |= {"chat": config.chat.to_dict(), "loss": {}}
   if directory.name == "preference":
     about["loss"] = config.preference.loss.to_dict()
   text = json.dumps(about, indent=2) + "\n"
-  paths.write_atomic(pathlib.Path(out) / loading.ABOUT, text.encode())
+  with _new(out) as folder:
+    huggingface.save_model(folder, params, writer.model.config, beside)
+    paths.write_atomic(folder / loading.ABOUT, text.encode())
 
 
 def export_adapter(
@@ -89,8 +93,8 @@ def export_adapter(
   """Writes the adapters of a run, to be added to its base.
 
   Args:
-    run: the workdir of a run.
-    out: a new or empty folder.
+    run: the workdir of a run: a folder, or gs://BUCKET/FOLDER.
+    out: a new or empty folder, or gs://BUCKET/FOLDER.
     stage: whose adapters; None for the last stage.
 
   Raises:
@@ -98,7 +102,7 @@ def export_adapter(
     ExportError: it has no adapters, or not on a base that others can have.
     HuggingFaceError: `out` is not empty.
   """
-  path = _folder(run)
+  path = paths.path(run)
   directory, mesh = _stage(path, stage), sharding.one_device()
   with checkpoints.Checkpoints(directory) as saved:
     config = ml_collections.ConfigDict(saved.metadata()["config"])
@@ -119,23 +123,26 @@ def export_adapter(
       "base: nobody else has theirs; without --adapter they are merged"
     )
   lora_config, factors, _ = found
-  huggingface.save_adapter(out, factors, lora_config, shape, base=config.base)
+  with _new(out) as folder:
+    huggingface.save_adapter(folder, factors, lora_config, shape, base=config.base)
 
 
-def _folder(run: str | os.PathLike[str]) -> pathlib.Path:
-  if "://" in os.fspath(run):
-    raise ExportError(
-      f"{run}: expected a folder of this machine; copy it first, as by gcloud storage cp -r"
-    )
-  return pathlib.Path(run)
+@contextlib.contextmanager
+def _new(out: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """A folder of this machine to write; `out` itself, or what is copied there at the end."""
+  path = paths.path(out)
+  if paths.in_bucket(path) and path.is_dir() and any(path.iterdir()):
+    raise ExportError(f"{path}: found files, expected a new or an empty folder")
+  with paths.local_copy(path) as folder:
+    yield folder
 
 
-def _stage(run: pathlib.Path, stage: str | None) -> pathlib.Path:
+def _stage(run: paths.Path, stage: str | None) -> paths.Path:
   return run / "checkpoints" / (loading.last_stage(run) if stage is None else stage)
 
 
 def _beside(
-  run: pathlib.Path, config: ml_collections.ConfigDict, writer: Writer
+  run: paths.Path, config: ml_collections.ConfigDict, writer: Writer
 ) -> huggingface.Companions:
   """What the base's folder said, or, of a base of ours, what its tokenizer says."""
   tokenizer = writer.formatter.tokenizer
@@ -157,8 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--workdir", required=True, help="of the run")
-  parser.add_argument("--out", required=True, help="a new or empty folder")
+  parser.add_argument("--workdir", required=True, help="of the run: a folder, or gs://")
+  parser.add_argument("--out", required=True, help="a new or empty folder, or gs://")
   parser.add_argument("--stage", choices=loading.STAGES, help="whose model; default: the last")
   parser.add_argument("--dtype", choices=_DTYPES, help="of the weights; default: the run's")
   parser.add_argument("--adapter", action="store_true", help="the adapters alone, for PEFT")
@@ -170,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       export_adapter(flags.workdir, flags.out, stage=flags.stage)
     else:
       export(flags.workdir, flags.out, stage=flags.stage, dtype=flags.dtype)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, ImportError) as error:
     print(f"fspo_jax.export: {error}", file=sys.stderr)
     return 1
   print(f"exported: {flags.out}")

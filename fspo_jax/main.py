@@ -33,6 +33,7 @@ from fspo_jax.training.reference_cache import ReferenceCacheError
 from fspo_jax.workdir import Workdir, WorkdirError, fingerprint
 
 _LOG = logging.getLogger("fspo_jax")
+_TOLD = 128 + signal.SIGTERM
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -176,7 +177,7 @@ def main(argv: list[str]) -> int:
       f"fspo_jax: told to end (SIGTERM). {end} The same command goes on in {workdir.path}",
       file=sys.stderr,
     )
-    return 143
+    return _TOLD
   except jax.errors.JaxRuntimeError as error:
     if not processes.several():
       raise
@@ -195,7 +196,10 @@ def main(argv: list[str]) -> int:
 
 
 def _main_of_several(argv: list[str]) -> int:
-  """`main`; a process that fails ends at once, and does not wait for the others."""
+  """`main`; a process that fails ends at once, and does not wait for the others.
+
+  When one is told to end, all are, and end together.
+  """
   try:
     status = main(argv)
   except BaseException:
@@ -204,7 +208,7 @@ def _main_of_several(argv: list[str]) -> int:
     traceback.print_exc()
     status = 1
   if status and processes.several():
-    processes.end(status)
+    processes.end(status, together=status == _TOLD)
   return status
 
 

@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import shutil
 import tempfile
 import uuid
 
@@ -80,10 +81,16 @@ def checksums(directory: Path) -> dict[str, str]:
 
 
 def copy_into(source: pathlib.Path, target: Path) -> None:
-  """Copies the files under a folder of this machine to where the same names are replaced."""
+  """Copies the files under a folder of this machine to a bucket, where they replace the same."""
   for file in sorted(source.rglob("*")):
     if file.is_file():
-      write_atomic(target / file.relative_to(source).as_posix(), file.read_bytes())
+      _copy(file, target / file.relative_to(source).as_posix())
+
+
+def _copy(source: Path, target: Path) -> None:
+  """Copies a file piece by piece: weights need not fit in memory."""
+  with source.open("rb") as found, target.open("wb") as made:
+    shutil.copyfileobj(found, made)
 
 
 @contextlib.contextmanager
@@ -96,3 +103,19 @@ def local_copy(directory: Path) -> Iterator[pathlib.Path]:
   with tempfile.TemporaryDirectory() as made:
     yield pathlib.Path(made)
     copy_into(pathlib.Path(made), directory)
+
+
+@contextlib.contextmanager
+def local_files(directory: Path) -> Iterator[pathlib.Path]:
+  """A folder with the files (not the folders) in `directory`, to read: itself, if it is a file's.
+
+  Of a bucket it is a copy, which lasts as long as this.
+  """
+  if not in_bucket(directory):
+    yield directory
+    return
+  with tempfile.TemporaryDirectory() as made:
+    for file in directory.iterdir():
+      if file.is_file():
+        _copy(file, pathlib.Path(made) / file.name)
+    yield pathlib.Path(made)

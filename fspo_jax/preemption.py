@@ -4,12 +4,14 @@
 
 Alone, a process asks its own signal handler after each step. Of several, JAX's coordination service
 passes the notice of any on to all, and they agree on the step after which all of them save: all ask
-equally often, and at the question after the last that any has asked the answer is yes.
+equally often, and at the question after the last that any has asked the answer is yes. What the
+first does by itself has no steps: it asks every second meanwhile, and the others wait for its word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent import futures
 import contextlib
 import itertools
 import signal
@@ -21,6 +23,8 @@ from jax.experimental import multihost_utils
 from fspo_jax import processes
 
 _LATER = "What was under way goes on from its last checkpoint."
+_EVERY_SECONDS = 1.0  # as often as the coordination service looks for the signal
+_TOLD = "told to end"
 # Of the coordination service, which there is one of: it wants numbers that grow, and each stage
 # counts its steps anew.
 _QUESTIONS = itertools.count(1)
@@ -66,6 +70,46 @@ def watch() -> Iterator[Watch]:
       signal.signal(signal.SIGTERM, before)
   if found.told():
     raise Preempted(_LATER)
+
+
+def first_works(what: str, work: Callable[[], None]) -> None:
+  """Has the first process do something that saves nothing until it is done; the others wait.
+
+  Whichever is told to end, all of them end, wherever the work is: of several processes it has a
+  thread of its own, which goes with them.
+
+  Args:
+    what: names it.
+    work: what the first process does.
+
+  Raises:
+    Preempted: in all of them, if one was told to end.
+  """
+  if not processes.several():
+    work()  # which `end` interrupts
+    return
+  key = f"{what}, after question {next(_QUESTIONS)}"
+  if processes.first():
+    word = _asking_meanwhile(work)
+    processes.tell(key, word)
+  else:
+    word = processes.hear(key)
+    while word != _TOLD and next(_QUESTIONS) < int(word):
+      pass  # from here on all ask with the same numbers again
+  if word == _TOLD:
+    raise Preempted(f"The stage {what!r} was under way, and begins anew.")
+
+
+def _asking_meanwhile(work: Callable[[], None]) -> str:
+  """The number of the last question when the work is done, or that we are told to end."""
+  running = futures.ThreadPoolExecutor(1).submit(work)
+  while True:
+    number = next(_QUESTIONS)
+    if multihost_utils.reached_preemption_sync_point(number):
+      return _TOLD
+    if futures.wait([running], _EVERY_SECONDS).done:
+      running.result()  # raises what it has raised
+      return str(number)
 
 
 def end(number: int, frame: FrameType | None) -> None:

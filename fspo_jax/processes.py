@@ -17,13 +17,15 @@ import sys
 from typing import NoReturn
 
 import jax
+from jax._src import distributed  # its coordination service keeps keys, and has no public name
 from jax.experimental import multihost_utils
 import numpy as np
 
 # Without a sign of life from a process for so long, the others end.
 HEARTBEAT_SECONDS = 30
-# The first process evaluates while the others wait to end together.
-_SHUTDOWN_SECONDS = 24 * 3600
+# They wait for each other to end together: the first has a checkpoint to seal, or much to copy.
+_SHUTDOWN_SECONDS = 3600
+_POLL_MILLISECONDS = 1000
 _ADDRESS = re.compile(r"([^,\s]+:\d+),(\d+),(\d+)")
 
 
@@ -89,11 +91,36 @@ def agreed(value: int) -> int:
   return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
 
 
-def end(status: int) -> NoReturn:
-  """Ends this process at once: after a failure, the others would not come to end together."""
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(status)
+def tell(key: str, word: str) -> None:
+  """Says a word to the processes that `hear` it; once for a key."""
+  distributed.global_state.client.key_value_set(key, word)
+
+
+def hear(key: str) -> str:
+  """The word that was told, waiting for it however long; Ctrl-C is heard meanwhile."""
+  while True:
+    try:
+      return distributed.global_state.client.blocking_key_value_get(key, _POLL_MILLISECONDS)
+    except jax.errors.JaxRuntimeError as error:
+      if "DEADLINE_EXCEEDED" not in str(error):
+        raise
+
+
+def end(status: int, *, together: bool = False) -> NoReturn:
+  """Ends this process, whatever its threads do.
+
+  Args:
+    status: the exit status.
+    together: all others end too, and this one waits for them: it would be a failure to them.
+      Otherwise at once: after a failure, the others would not come.
+  """
+  try:
+    if together:
+      jax.distributed.shutdown()
+  finally:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def names() -> list[str]:

@@ -16,7 +16,17 @@ import jax.numpy as jnp
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import checkpoints, checks, export, outcome, paths, presets, processes, updates
+from fspo_jax import (
+  checkpoints,
+  checks,
+  export,
+  outcome,
+  paths,
+  preemption,
+  presets,
+  processes,
+  updates,
+)
 from fspo_jax import config as config_lib
 from fspo_jax import data as data_lib
 from fspo_jax import reference as reference_lib
@@ -268,11 +278,13 @@ class Recipe:
 
     It evaluates on a device of its own; the others have handed over their part of the parameters.
     """
-    plan, models = self.plan, self.models()
+    models = self.models()
     if processes.several():
       models = contenders.on_own_device(models)
-    if not processes.first():
-      return
+    preemption.first_works("evaluate", lambda: self._evaluate(models))
+
+  def _evaluate(self, models: contenders.Models) -> None:
+    plan = self.plan
     found, others = {}, rows_lib.others(self.config, models, plan.seed("evaluation"))
     for name, episodes in plan.evaluation.items():
       _LOG.info("evaluating on %s users", name)

@@ -5,22 +5,28 @@
 Orbax makes a checkpoint appear whole or not at all; what happens to its files later, it does not
 see in all of them. In a file system a seal is of every file's SHA-256. A bucket keeps a checksum of
 every object, by which it answers for the bytes: there a seal is of these, and nothing is read back.
+A checkpoint that was copied out of a bucket has such a seal, and is held against it.
 """
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 import functools
 import hashlib
 import json
+import pathlib
 
 from etils import epath
 
 from fspo_jax import paths
 
+_SHA256, _MD5 = 64, 24  # characters: in hexadecimal; in base64, as a bucket says it
+
 
 def write(directory: paths.Path, step: int) -> None:
   """Seals the finished checkpoint of a step, and removes the seals of those that are gone."""
-  digests = json.dumps(_digests(directory / str(step)), indent=1)
+  digests = json.dumps(_digests(directory / str(step), {}), indent=1)
   paths.write_atomic(_seal(directory, step), digests.encode())
   for seal in directory.glob("*.seal"):
     if not (directory / seal.stem).is_dir():
@@ -46,7 +52,7 @@ def _compare(directory: paths.Path, step: int, optional: str, seal: bytes) -> st
   """`problem` where there is a seal; once in a process, for it reads the whole checkpoint."""
   try:
     sealed = json.loads(seal)
-    found = _digests(directory / str(step))
+    found = _digests(directory / str(step), sealed)
   except (OSError, ValueError) as error:
     if isinstance(error, OSError) and paths.in_bucket(directory):
       raise  # the bucket cannot be asked now, which says nothing of what it has
@@ -75,13 +81,22 @@ def _seal(directory: paths.Path, step: int) -> paths.Path:
   return directory / f"{step}.seal"
 
 
-def _digests(checkpoint: paths.Path) -> dict[str, str]:
+def _digests(checkpoint: paths.Path, sealed: Mapping[str, str]) -> dict[str, str]:
+  """What the files of a checkpoint are, each in the kind that its seal has."""
   if paths.in_bucket(checkpoint):
     return paths.checksums(checkpoint)
   found = {}
   for file in sorted(checkpoint.rglob("*")):
     if file.is_file():
-      with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256")
-      found[file.relative_to(checkpoint).as_posix()] = digest.hexdigest()
+      name = file.relative_to(checkpoint).as_posix()
+      found[name] = _digest(file, sealed.get(name))
   return found
+
+
+def _digest(file: pathlib.Path, sealed: str | None) -> str:
+  if sealed is not None and len(sealed) not in (_SHA256, _MD5):
+    return sealed  # a CRC32C, which nothing here computes: it is not checked
+  md5 = sealed is not None and len(sealed) == _MD5
+  with file.open("rb") as content:
+    digest = hashlib.file_digest(content, "md5" if md5 else "sha256")
+  return base64.b64encode(digest.digest()).decode("ascii") if md5 else digest.hexdigest()

@@ -4,14 +4,17 @@
 
 import json
 import runpy
+import shutil
 
+import fsspec
 import jax
 import numpy as np
 import pytest
 
 import fspo_jax
 from fspo_jax import base as base_lib
-from fspo_jax import checks, export, recipe
+from fspo_jax import checks, export, paths, recipe
+from fspo_jax.evaluation import judge
 from fspo_jax.inference.writer import Writer
 from fspo_jax.models import huggingface
 from fspo_jax.training import metrics
@@ -117,6 +120,44 @@ def test_adapters_are_exported_alone(trained, tmp_path):
   assert (tmp_path / "a" / "adapter_model.safetensors").is_file()
   with pytest.raises(export.ExportError, match="found no adapters"):
     export.export_adapter(trained, tmp_path / "b", stage="base")
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_opened_exported_and_judged_there(
+  folder, bucket, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  name = f"{bucket}/exported"
+  run(f"{name}/run", config(folder))
+  for file in ("results.json", "report/report.md", "report/report.html"):
+    assert paths.path(f"{name}/run/{file}").is_file()
+
+  ours = fspo_jax.load(f"{name}/run")
+  assert len(ours.rank(SHOTS, "Was it long?", ["Yes.", "No."])) == 2  # it has the reference
+  assert export.main(["--workdir", f"{name}/run", "--out", f"{name}/out"]) == 0
+  theirs = fspo_jax.load(f"{name}/out")
+  jax.tree.map(np.testing.assert_array_equal, ours.writer.params, theirs.writer.params)
+  here = tmp_path / "out"
+  assert export.main(["--workdir", f"{name}/run", "--out", str(here)]) == 0
+  for file in sorted(here.iterdir()):
+    assert paths.path(f"{name}/out/{file.name}").read_bytes() == file.read_bytes()
+  assert export.main(["--workdir", f"{name}/run", "--out", f"{name}/a", "--adapter"]) == 0
+  assert paths.path(f"{name}/a/adapter_model.safetensors").is_file()
+  assert export.main(["--workdir", f"{name}/run", "--out", f"{name}/out"]) == 1
+  assert "expected a new or an empty folder" in capsys.readouterr().err
+
+  judge.main([f"{name}/run", "--model=world"])
+  found = json.loads(paths.path(f"{name}/run/judge/world.json").read_text())
+  known = json.loads(paths.path(f"{name}/run/results.json").read_text())["win_rate"]["fspo"]
+  for split, by in found["win_rate"]["fspo"].items():
+    assert by["mean"] == pytest.approx(known[split]["mean"])
+
+  shutil.rmtree(here)
+  store, root = fsspec.url_to_fs(f"{name}/run")
+  store.get(root, str(tmp_path / "run"), recursive=True)  # as `gcloud storage cp -r` does
+  copied = fspo_jax.load(tmp_path / "run")
+  jax.tree.map(np.testing.assert_array_equal, ours.writer.params, copied.writer.params)
+  assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_what_the_folder_is_not_is_refused(folder, tmp_path):

@@ -3,7 +3,9 @@
 """Runs in a bucket: their directory, metrics and checkpoints, in a stand-in for Cloud Storage."""
 
 import json
+import shutil
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +102,27 @@ def test_checkpoints_in_a_bucket_are_sealed_by_what_it_says_of_their_objects(buc
   with checkpoints.Checkpoints(directory, keep=3) as saved:
     _save(saved, 3)
   assert _opened(directory) == (3, [3, 3, 3])
+
+
+def test_a_checkpoint_that_was_copied_out_of_a_bucket_is_held_against_its_seal(
+  bucket, tmp_path, caplog
+):
+  directory, here = paths.path(f"{bucket}/copied"), tmp_path / "copied"
+  with checkpoints.Checkpoints(directory, keep=2) as saved:
+    for at in (1, 2):
+      _save(saved, at)
+  store, root = fsspec.url_to_fs(str(directory))
+  store.get(root, str(here), recursive=True)  # as `gcloud storage cp -r` does
+  seal = json.loads((here / "2.seal").read_text())
+  name = next(name for name, digest in seal.items() if len(digest) == 24 and "params/d" in name)
+  content = bytearray((here / "2" / name).read_bytes())
+  content[len(content) // 2] ^= 1
+  shutil.copytree(here, tmp_path / "whole")
+  (here / "2" / name).write_bytes(content)
+  assert _opened(tmp_path / "whole") == (2, [2, 2, 2])
+  assert "is broken" not in caplog.text
+  assert _opened(here) == (1, [1, 1, 1])
+  assert f"{name}: not what was written" in caplog.text
 
 
 def test_a_reference_cache_in_a_bucket(bucket):

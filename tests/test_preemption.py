@@ -3,10 +3,12 @@
 """Whole runs that are told to end, or killed, at random moments: no step is lost or repeated.
 
 FSPO_ENDS=20 ends each of them so often, which takes minutes. By default only the first is run, and
-ended twice; `test_loop.py` and `test_main.py` end and kill one too.
+ended twice, and one that evaluates; `test_loop.py` and `test_main.py` end and kill one too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import itertools
+import json
 import os
 import pathlib
 import random
@@ -44,17 +46,37 @@ def get_config():
     stage.layout.description_shots, stage.layout.description_queries = (), ()
   return c
 """
+# Two steps, and as many episodes as take some seconds.
+EVALUATES = CONFIG.replace(
+  "  return c\n",
+  """
+  c.stages = (*c.stages, "evaluate")
+  for stage in (c.sft, c.preference):
+    stage.steps = stage.checkpoint_every = 2
+    stage.optimizer.warmup_steps = 0
+  c.evaluation.methods = ("base", "fewshot_prompted")
+  c.evaluation.shots, c.evaluation.episodes, c.evaluation.rows = 2, 500, 2
+  c.evaluation.rat_episodes = c.evaluation.win_rate_users = 2
+  c.evaluation.win_rate_prompts, c.evaluation.max_response_tokens = 1, 4
+  return c
+""",
+)
 
 
 class Run:
   """A run of so many processes, in a folder, or in a bucket with its log in a folder."""
 
   def __init__(
-    self, folder: pathlib.Path, count: int, workdir: str = "", flags: Sequence[str] = ()
+    self,
+    folder: pathlib.Path,
+    count: int,
+    workdir: str = "",
+    flags: Sequence[str] = (),
+    config: str = CONFIG,
   ) -> None:
     self.folder, self.count, self.flags = folder, count, flags
     self.workdir = paths.path(workdir or folder / "run")
-    (folder / "config.py").write_text(CONFIG)
+    (folder / "config.py").write_text(config)
     self.log = ""
 
   def start(self) -> None:
@@ -89,16 +111,24 @@ class Run:
 
   def end_after(self, step: int, number: signal.Signals, which: slice = slice(None)) -> set[int]:
     """Starts it, and signals some of its processes once this step, over all stages, is written."""
-    before, deadline = self.rows(), time.monotonic() + 600
+    before = self.rows()
+    return self.end_when(lambda: before < self.rows() >= step, number, which)
+
+  def end_when(
+    self, there: Callable[[], bool], number: signal.Signals, which: slice = slice(None)
+  ) -> set[int]:
+    """Starts it, and signals some of its processes once something is there."""
+    deadline = time.monotonic() + 600
     self.start()
     try:
-      while not before < self.rows() >= step:
+      while not there():
         if any(process.poll() is not None for process in self.processes):
           break  # it has done all there was
         assert time.monotonic() < deadline
         time.sleep(0.2 if paths.in_bucket(self.workdir) else 0.002)
       for process in self.processes[which]:
         process.send_signal(number)
+      self.told = time.monotonic()
       return self.wait()
     finally:
       for process in self.processes:
@@ -194,12 +224,65 @@ def test_of_two_processes_whichever_is_told_both_save_and_end(together, tmp_path
   assert _told_again_and_again(run, slice(1, 2), seed=1) == together
 
 
+@pytest.mark.slow
+def test_of_two_processes_whichever_is_told_while_the_first_evaluates_both_end(tmp_path):
+  """And the same command goes on: the steps are not done again, the evaluation is."""
+  run = Run(tmp_path, 2, config=EVALUATES)
+
+  def evaluating():
+    return "evaluating on" in (tmp_path / "log").read_text()
+
+  seconds = 0.0
+  for told in (1, 0):
+    codes = run.end_when(evaluating, signal.SIGTERM, slice(told, told + 1))
+    assert codes == {143}, run.log
+    assert time.monotonic() - run.told < 20
+    assert run.log.count("told to end (SIGTERM). The stage 'evaluate' was under way") == 2
+    assert not (run.workdir / "stages" / "evaluate.json").exists()
+    partial = json.loads((run.workdir / "stages" / "evaluate.partial.json").read_text())
+    assert partial["seconds"] > seconds
+    seconds = partial["seconds"]
+    before = run.outcome()
+  run.start()
+  assert run.wait() == {0}, run.log
+  assert "stage preference: already finished" in run.log and run.outcome() == before
+  results = json.loads((run.workdir / "results.json").read_text())
+  assert results["wall_seconds"]["evaluate"] > seconds
+
+
 def test_who_is_told_after_the_last_question_ends_with_the_watch():
   with pytest.raises(preemption.Preempted), preemption.watch() as watch:
     assert not watch.told()
     os.kill(os.getpid(), signal.SIGTERM)
   with preemption.watch() as watch:
     assert not watch.told()
+
+
+def _play(monkeypatch, process, words, work):
+  """`first_works` in one of two processes; the next question that it would ask."""
+  monkeypatch.setattr(preemption.processes, "several", lambda: True)
+  monkeypatch.setattr(preemption.processes, "first", lambda: process == 0)
+  monkeypatch.setattr(preemption.processes, "tell", words.__setitem__)
+  monkeypatch.setattr(preemption.processes, "hear", words.__getitem__)
+  monkeypatch.setattr(preemption, "_QUESTIONS", itertools.count(7))
+  monkeypatch.setattr(preemption, "_EVERY_SECONDS", 0.01)
+  preemption.first_works("a test", work)
+  return next(preemption._QUESTIONS)
+
+
+def test_when_the_first_has_worked_all_go_on_asking_with_the_same_numbers(monkeypatch):
+  monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", lambda n: False)
+  words, done = {}, []
+  first = _play(monkeypatch, 0, words, lambda: done.append(time.sleep(0.1)))
+  assert len(done) == 1 and first > 9
+  assert _play(monkeypatch, 1, words, lambda: done.append(1)) == first
+  assert len(done) == 1
+
+  def fail():
+    raise KeyError("of the work")
+
+  with pytest.raises(KeyError, match="of the work"):
+    _play(monkeypatch, 0, {}, fail)
 
 
 def test_of_several_processes_the_next_stage_hears_what_came_after_the_one_before(monkeypatch):

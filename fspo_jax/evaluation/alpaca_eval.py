@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       _answer(args)
     else:
       _score(args)
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ImportError, ValueError, KeyError) as error:
     sys.exit(f"alpaca_eval: {error}")
 
 

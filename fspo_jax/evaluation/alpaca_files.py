@@ -18,9 +18,9 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
+from fspo_jax import paths
 from fspo_jax.evaluation.length_controlled import BaselineRows
 from fspo_jax.evaluation.responses import Answered
-from fspo_jax.paths import write_atomic
 
 BASELINE = "gpt4_1106_preview"
 KNOWN_COLUMNS = (
@@ -124,7 +124,7 @@ def write_outputs(path: str | os.PathLike[str], outputs: Sequence[Mapping[str, s
     seen.add(output["instruction"])
   keys = ("instruction", "output", "generator")
   text = json.dumps([{k: o[k] for k in keys} for o in outputs], indent=2, ensure_ascii=False)
-  write_atomic(pathlib.Path(path), (text + "\n").encode())
+  paths.write_atomic(paths.path(path), (text + "\n").encode())
 
 
 def read_gamed(path: str | os.PathLike[str]) -> Knowledge:

@@ -9,7 +9,9 @@ python -m fspo_jax.evaluation.judge runs/quickstart --model=world      # by the 
 RUN is a run's folder, or its `responses.jsonl`. Everything goes to RUN/judge (or `--out`):
 `NAME.json` with the win rates, `ledger-*.jsonl` with every answer of a server that was paid for,
 filed by the hash of what was asked, and `verdicts-*.jsonl`, one of each method and split.
-Killed or cut off, the same command goes on. `NAME.json` holds:
+Killed or cut off, the same command goes on. Of a run in a bucket (gs://) `NAME.json` goes there;
+the others are written line by line, which a bucket does not let, and go to a folder of this
+machine, `--journals`. `NAME.json` holds:
 
   judge      the model's name, its settings, the hash of its prompt, and the server
   win_rate   {METHOD: {SPLIT: ...}}: mean, ci95 by bootstrap over users, users, the counts of
@@ -36,11 +38,11 @@ import urllib.parse
 
 import numpy as np
 
+from fspo_jax import paths
 from fspo_jax.evaluation import judges, length_controlled, responses, statistics
 from fspo_jax.evaluation.judges import Comparison, Judge, TrueReward, Verdict
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.evaluation.results import SPLITS
-from fspo_jax.paths import write_atomic
 from fspo_jax.synthesis import jobs, openai_llm
 from fspo_jax.synthesis.journal import Journal, Ledger
 from fspo_jax.synthesis.llm import LLM, Note
@@ -173,9 +175,9 @@ def choose(
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog="python -m fspo_jax.evaluation.judge")
-  parser.add_argument("run", type=pathlib.Path, help="a finished run, or its responses.jsonl")
+  parser.add_argument("run", help="a finished run, or its responses.jsonl; may be in a bucket")
   parser.add_argument("--model", required=True, help=f"the judge; '{WORLD}' for the true reward")
-  parser.add_argument("--out", type=pathlib.Path, help="folder to write; default RUN/judge")
+  parser.add_argument("--out", help="folder to write; default RUN/judge")
   parser.add_argument("--name", help="of the result; default: the model's")
   parser.add_argument("--methods", default="", help="comma-separated; default: all")
   parser.add_argument("--response_temperature", type=float, help="default: the run's first")
@@ -184,6 +186,9 @@ def _parser() -> argparse.ArgumentParser:
   asked.add_argument("--base_url", help="of the API, as http://localhost:8000/v1")
   asked.add_argument(
     "--api_key_env", default="OPENAI_API_KEY", help="variable with the key; '' for none"
+  )
+  asked.add_argument(
+    "--journals", help="folder of this machine for the ledger and the verdicts; default: --out"
   )
   asked.add_argument("--show", default="description", help="'description', 'preferences', 'both'")
   asked.add_argument("--temperature", type=float, default=0.0)
@@ -215,20 +220,21 @@ def main(argv: Sequence[str] | None = None) -> None:
       temperature=args.response_temperature,
       users=args.users,
     )
-    folder = args.run if args.run.is_dir() else args.run.parent
-    out = args.out or folder / "judge"
+    run = paths.path(args.run)
+    folder = run if run.is_dir() else run.parent
+    out = paths.path(args.out) if args.out else folder / "judge"
     if args.model == WORLD:
       world = TrueReward()
       found = judge_all(answered, methods, lambda _: contextlib.nullcontext(world))
       facts: Mapping[str, Any] = world.facts
     else:
-      found, facts = _by_llm(answered, methods, args, out)
+      found, facts = _by_llm(answered, methods, args, _journals(args, out))
   except (OSError, ImportError, ValueError, jobs.JobError, openai_llm.AuthError) as error:
     sys.exit(f"judge: {error}")
   record = {"judge": dict(facts), "responses": _about(args, answered), **found}
   name = args.name or re.sub(r"[^A-Za-z0-9.]+", "-", args.model).strip("-")
   path = out / f"{name}.json"
-  write_atomic(path, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+  paths.write_atomic(path, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
   print(table(record))
   print(f"judge:   {path}")
 
@@ -237,11 +243,22 @@ def _about(args: argparse.Namespace, answered: Sequence[responses.Answered]) -> 
   return {"file": str(args.run), "temperature": answered[0].temperature, "lines": len(answered)}
 
 
+def _journals(args: argparse.Namespace, out: paths.Path) -> pathlib.Path:
+  """Where what is written line by line goes."""
+  folder = paths.path(args.journals) if args.journals else out
+  if paths.in_bucket(folder):
+    raise ValueError(
+      f"--journals: found {folder}, expected a folder of this machine: the ledger and the verdicts "
+      "are written line by line, which a bucket does not let; name the same one to go on"
+    )
+  return pathlib.Path(folder)
+
+
 def _by_llm(
   answered: Sequence[responses.Answered],
   methods: Sequence[str],
   args: argparse.Namespace,
-  out: pathlib.Path,
+  journals: pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """What a language model says, and what it is."""
   settings = judges.LLMSettings(
@@ -258,11 +275,11 @@ def _by_llm(
     clients.append(openai_llm.make({key: getattr(args, key) for key in keys}, note))
     return clients[0]
 
-  with asyncio.Runner() as runner, Ledger(out / f"ledger-{server}.jsonl", backend) as ledger:
+  with asyncio.Runner() as runner, Ledger(journals / f"ledger-{server}.jsonl", backend) as ledger:
 
     @contextlib.contextmanager
     def make_judge(comparisons: Sequence[Comparison]) -> Iterator[Judge]:
-      path = judges.journal_path(out, facts, comparisons)
+      path = judges.journal_path(journals, facts, comparisons)
       # What a power cut takes of it costs nothing: the ledger has the answers.
       with Journal(path, sync_every=100) as journal:
         yield judges.LLMJudge(

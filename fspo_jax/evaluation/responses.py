@@ -19,9 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any
 
+from fspo_jax import paths
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.preferences import Preference
 
@@ -59,13 +59,13 @@ def _shot(shot: Any) -> dict[str, str]:
 
 
 def read(path: str | os.PathLike[str]) -> list[Answered]:
-  """Reads a file, or that of a run's folder.
+  """Reads a file, or that of a run's folder, which may be in a bucket.
 
   Raises:
     FileNotFoundError: there is none.
     ValueError: a line is not as the module's docstring says.
   """
-  path = pathlib.Path(path)
+  path = paths.path(path)
   if path.is_dir():
     path /= NAME
   found = []

@@ -35,7 +35,7 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
     path: of a run (its workdir; the last stage that was trained), of a stage's checkpoints
       (`WORKDIR/checkpoints/preference`), of a base's folder, or of a folder in the layout of
       Hugging Face: an exported one, which says how it is asked, or any, which is asked in its chat
-      template, or else in the paper's headings.
+      template, or else in the paper's headings. Each may be in a bucket (gs://BUCKET/FOLDER).
 
   Raises:
     FileNotFoundError: there is nothing to open.
@@ -45,9 +45,11 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
   if (path / "checkpoints").is_dir():
     return _of_stage(path / "checkpoints" / last_stage(path))
   if huggingface.is_checkpoint(path):
-    return _of_hugging_face(path)
+    with paths.local_files(path) as folder:
+      return _of_hugging_face(folder)
   if (path / "model.safetensors").is_file():
-    return _of_base(path)
+    with paths.local_files(path) as folder:
+      return _of_base(folder)
   if path.is_dir() and any((child / "params").is_dir() for child in path.iterdir()):
     return _of_stage(path)
   raise FileNotFoundError(

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+from fspo_jax import paths
 from fspo_jax.evaluation import judge, judges, responses
 from fspo_jax.evaluation.judges import Comparison, LLMSettings, TrueReward
 from fspo_jax.preferences import Preference
@@ -238,6 +239,22 @@ def test_killed_at_any_moment_it_goes_on(run):
     asked = collections.Counter(key for key, _ in server.attempts)
     assert sum(count - 1 for count in asked.values()) <= 4
   assert record["agreement"]["fspo"]["unseen"]["kappa"] == 1.0
+
+
+def test_of_a_run_in_a_bucket_the_result_is_there_and_what_was_paid_for_here(run, bucket):
+  there, kept = paths.path(f"{bucket}/judged"), run / "kept"
+  paths.write_atomic(there / responses.NAME, (run / responses.NAME).read_bytes())
+  with FaultyServer(Stand()) as server:
+    command = [str(there), "--model=stand-in", "--api_key_env=", f"--base_url={server.url}"]
+    with pytest.raises(SystemExit, match="--journals: found gs://.*/judge, expected a folder of"):
+      judge.main(command)
+    assert not server.attempts
+    for _ in range(2):
+      judge.main([*command, "--methods=fspo", f"--journals={kept}"])
+    assert len(server.attempts) == 2 * (USERS * PROMPTS - 1)  # and none was asked twice
+    record = json.loads((there / "judge" / "stand-in.json").read_text())
+    assert record["win_rate"] == _judge(run, server, "--methods=fspo")["win_rate"]
+  assert {path.name.split("-")[0] for path in kept.iterdir()} == {"ledger", "verdicts"}
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
+from fspo_jax import paths
 from fspo_jax.models.huggingface import files
 from fspo_jax.models.huggingface.errors import HuggingFaceError, read_json
 
@@ -63,7 +63,7 @@ def load_companions(directory: str | os.PathLike[str]) -> Companions:
   Raises:
     HuggingFaceError: there is no `config.json`, or it does not say how long a sequence may be.
   """
-  path = pathlib.Path(directory)
+  path = paths.path(directory)
   config = read_json(path / files.CONFIG)
   length = config.get("max_position_embeddings")
   if type(length) is not int:

@@ -5,15 +5,16 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from typing import Any
+
+from fspo_jax import paths
 
 
 class HuggingFaceError(ValueError):
   """A checkpoint that cannot be used: which file, what was found, what was expected."""
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: paths.Path) -> dict[str, Any]:
   """The object in a JSON file.
 
   Raises:

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Shaped
 import numpy as np
 
+from fspo_jax import paths
 from fspo_jax.models import rotary
 from fspo_jax.models.architecture import TransformerConfig
 from fspo_jax.models.huggingface import files, read_config, tensors
@@ -32,7 +33,7 @@ _FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 
 def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
   """Whether a folder says, in its `config.json`, what kind of Hugging Face's models it has."""
-  path = pathlib.Path(directory) / files.CONFIG
+  path = paths.path(directory) / files.CONFIG
   return path.is_file() and "model_type" in read_json(path)
 
 
