@@ -13,7 +13,6 @@ it has to beat. Writes corruption.json and corruption.png.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import json
 import pathlib
 from typing import Any
 
@@ -21,8 +20,7 @@ from absl import app, flags
 import numpy as np
 
 from fspo_jax import recipe
-from fspo_jax.evaluation import plots
-from fspo_jax.evaluation import results as results_lib
+from fspo_jax.evaluation import plots, studies
 from fspo_jax.evaluation import told as told_lib
 from fspo_jax.evaluation.corruption import corrupt
 from fspo_jax.evaluation.methods import METHODS
@@ -43,12 +41,8 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   run = recipe.reopen(_WORKDIR.value)
   found = study(run, [float(share) for share in _SHARES.value])
-  out = pathlib.Path(_OUT.value or run.workdir.path / "studies")
-  out.mkdir(parents=True, exist_ok=True)
-  record = {"of": _OF.value, "environment": results_lib.environment(seed=run.config.seed), **found}
-  (out / "corruption.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-  draw(found, out / "corruption.png")
-  print(f"study:   {out / 'corruption.json'}, {out / 'corruption.png'}")
+  record = {"of": _OF.value, **found}
+  studies.write(run, "corruption", record, lambda path: draw(found, path), out=_OUT.value)
 
 
 def study(run: recipe.Recipe, shares: Sequence[float]) -> dict[str, Any]:

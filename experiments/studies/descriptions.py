@@ -13,7 +13,6 @@ accuracy under it, and the win rate of the responses. Writes descriptions.json a
 from __future__ import annotations
 
 from collections.abc import Sequence
-import json
 import pathlib
 from typing import Any
 
@@ -21,8 +20,7 @@ from absl import app, flags
 import numpy as np
 
 from fspo_jax import recipe
-from fspo_jax.evaluation import plots
-from fspo_jax.evaluation import results as results_lib
+from fspo_jax.evaluation import plots, studies
 from fspo_jax.evaluation import told as told_lib
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.inference import rat
@@ -49,12 +47,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   run = recipe.reopen(_WORKDIR.value)
   found = study(run, [int(n) for n in _N.value])
-  out = pathlib.Path(_OUT.value or run.workdir.path / "studies")
-  out.mkdir(parents=True, exist_ok=True)
-  record = {"environment": results_lib.environment(seed=run.config.seed), **found}
-  (out / "descriptions.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-  draw(found, out / "descriptions.png")
-  print(f"study:   {out / 'descriptions.json'}, {out / 'descriptions.png'}")
+  studies.write(run, "descriptions", found, lambda path: draw(found, path), out=_OUT.value)
 
 
 def study(run: recipe.Recipe, counts: Sequence[int]) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import json
-import pathlib
 import statistics
 import time
 from typing import Any
@@ -23,8 +21,7 @@ from absl import app, flags
 
 from fspo_jax import recipe
 from fspo_jax.episodes.sampling import Episode
-from fspo_jax.evaluation import evaluate, win_rate
-from fspo_jax.evaluation import results as results_lib
+from fspo_jax.evaluation import evaluate, studies, win_rate
 from fspo_jax.inference.sampler import Decoding
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run, of a world.", required=True)
@@ -102,10 +99,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   run = recipe.reopen(_WORKDIR.value)
-  record = {"by_users": study(run), "environment": results_lib.environment(seed=run.config.seed)}
-  out = pathlib.Path(_OUT.value or run.workdir.path / "studies")
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "latency.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+  record = {"by_users": study(run)}
   base = record["by_users"][_METHODS.value[0]]
   for method, by_users in record["by_users"].items():
     for users, found in by_users.items():
@@ -114,7 +108,7 @@ def main(argv: list[str]) -> None:
         f"{method:18} {users:>4} users: {found['seconds']:.3f} s ({ratio:.2f} x base), "
         f"{found['tokens_per_second']:.0f} tokens/s"
       )
-  print(f"study:   {out / 'latency.json'}")
+  studies.write(run, "latency", record, out=_OUT.value)
 
 
 if __name__ == "__main__":

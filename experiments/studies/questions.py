@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -31,8 +30,7 @@ from fspo_jax import recipe
 from fspo_jax.episodes import batching
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Layout
-from fspo_jax.evaluation import active_questions, plots
-from fspo_jax.evaluation import results as results_lib
+from fspo_jax.evaluation import active_questions, plots, studies
 from fspo_jax.evaluation.active_questions import Predictor, Task
 from fspo_jax.evaluation.contenders import Models
 from fspo_jax.evaluation.methods import METHODS
@@ -214,7 +212,7 @@ def main(argv: list[str]) -> None:
   if isinstance(world, ReviewsWorld):
     predictors["ideal observer"] = IdealObserver(world)
   ids = [task.user_id for task in tasks]
-  record: dict[str, Any] = {"scale": model.scale, "environment": None}
+  record: dict[str, Any] = {"scale": model.scale}
   for name, predict in predictors.items():
     found = {
       strategy: active_questions.ask(tasks, strategy, predict, _QUESTIONS.value)
@@ -224,12 +222,8 @@ def main(argv: list[str]) -> None:
     for strategy, summary in record[name].items():
       curve = " ".join(f"{x:.3f}" for x in summary["accuracy"])
       print(f"{name}, {strategy}: {curve}; needed: {summary['needed']}", flush=True)
-  record["environment"] = results_lib.environment(seed=run.config.seed)
-  out = pathlib.Path(_OUT.value or run.workdir.path / "studies")
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "questions.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-  draw({name: record[name] for name in predictors}, out / "questions.png")
-  print(f"study:   {out / 'questions.json'}, {out / 'questions.png'}")
+  drawn = {name: record[name] for name in predictors}
+  studies.write(run, "questions", record, lambda path: draw(drawn, path), out=_OUT.value)
 
 
 def draw(found: dict[str, Any], path: pathlib.Path) -> None:

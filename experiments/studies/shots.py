@@ -13,7 +13,6 @@ be the curve is level. Writes shots.json and shots.png.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -21,8 +20,7 @@ from absl import app, flags
 import numpy as np
 
 from fspo_jax import recipe
-from fspo_jax.evaluation import evaluate, plots
-from fspo_jax.evaluation import results as results_lib
+from fspo_jax.evaluation import evaluate, plots, studies
 from fspo_jax.evaluation.methods import METHODS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
@@ -112,8 +110,6 @@ def main(argv: list[str]) -> None:
   found = {
     split: measure(run, split, _SHOTS.value, _EPISODES.value) for split in run.plan.evaluation
   }
-  out = pathlib.Path(_OUT.value or run.workdir.path / "studies")
-  out.mkdir(parents=True, exist_ok=True)
   trained = run.config.preference.shots
   hurt = {
     split: {name: drops(by_k, r["accuracy_ci95"][name]) for name, by_k in r["accuracy"].items()}
@@ -123,11 +119,8 @@ def main(argv: list[str]) -> None:
     "trained_with": trained,
     "splits": found,
     "ks_below_the_interval_of_a_smaller_one": hurt,
-    "environment": results_lib.environment(seed=run.config.seed),
   }
-  (out / "shots.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-  draw(found, trained, out / "shots.png")
-  print(f"study:   {out / 'shots.json'}, {out / 'shots.png'}")
+  studies.write(run, "shots", record, lambda path: draw(found, trained, path), out=_OUT.value)
 
 
 if __name__ == "__main__":
