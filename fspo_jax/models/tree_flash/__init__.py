@@ -1,6 +1,6 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Attention on token trees by Pallas kernels for TPUs, which skip blocks that nobody looks at.
+"""Attention on token trees by Pallas kernels for TPUs and for GPUs, which skip blocks that nobody looks at.
 
 `tree_blocks` says once for all layers which there are, and `attention` goes through these.
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 import jax
 
 from fspo_jax.models.architecture import TransformerConfig
-from fspo_jax.models.tree_flash.kernels import LANES
+from fspo_jax.models.tree_flash.tpu.kernels import LANES
 
 # Queries of a block, of all heads of a group, times bytes of a number: as far as they were compiled
 # for a TPU core's fast memory.
