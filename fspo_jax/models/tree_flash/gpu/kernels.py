@@ -10,18 +10,16 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fspo_jax.models import soft_caps
 from fspo_jax.models.tree_flash import blocks
 from fspo_jax.models.tree_flash import rules as rules_lib
+from fspo_jax.models.tree_flash.gpu import limits
 from fspo_jax.models.tree_flash.rules import FLOOR, Mask, Rules, product_t
 
 _TO_BASE_2 = math.log2(math.e)
-# Triton's arrays are powers of two, and the sides of its matrix products this at least.
-LEAST = 16
 
 
 class Pairs(NamedTuple):
@@ -117,14 +115,9 @@ def slice_of(index: Int[Array, ""], block: int) -> pl.Slice:
   return pl.ds(index * block, block)
 
 
-def padded_depth(depth: int) -> int:
-  """The depth of a head that a kernel has: a power of two."""
-  return max(pl.next_power_of_2(depth), LEAST)
-
-
 def padded(x: Float[Array, "*axes D"]) -> Float[Array, "*axes P"]:
   """Heads filled up with zeros, which add nothing to a score, nor to what is attended."""
-  more = padded_depth(x.shape[-1]) - x.shape[-1]
+  more = limits.padded_depth(x.shape[-1]) - x.shape[-1]
   return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)]) if more else x
 
 
@@ -221,7 +214,7 @@ def call(
     in_specs=[found.specs(), *in_specs],
     out_specs=list(out_specs),
     out_shape=list(shapes),
-    compiler_params=_compiler_params(rules.block, depth),
+    compiler_params=limits.compiler_params(rules.block, depth, arrays[0].dtype.itemsize),
     cost_estimate=rules_lib.cost(
       [*arrays, *shapes],
       products=products,
@@ -232,7 +225,3 @@ def call(
     ),
     interpret=rules.interpret,
   )(found, *arrays)
-
-
-def _compiler_params(block: int, depth: int) -> triton.CompilerParams:
-  return triton.CompilerParams(num_warps=4 if block * depth <= 64 * 64 else 8, num_stages=2)
