@@ -171,6 +171,8 @@ def test_what_lies_in_a_dead_block_is_never_read(kernels):
     np.testing.assert_allclose(ours[:, 16:], theirs, atol=1e-5)
   with pytest.raises(ValueError, match="found blocks of 64 tokens, expected 32 with block=16"):
     tree_flash.attention(q, k, v, ends, None, tree, kernels=kernels, block=16)
+  with pytest.raises(ValueError, match="kernels='xla': expected one of"):
+    tree_flash.attention(q, k, v, ends, None, tree, kernels="xla", block=BLOCK)
 
 
 def _loss(decoder, params, row):

@@ -1,14 +1,18 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the kernels are lowered and compiled for chips that are not here."""
+"""Tests that the kernels are lowered and compiled for chips that are not here; and on a GPU."""
+
+import functools
 
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
+import numpy as np
 import pytest
 
-from fspo_jax.models import tree_flash
+from fspo_jax.episodes import trees
+from fspo_jax.models import attention, tree_flash
 from fspo_jax.planning import hardware
 
 EVERYTHING = {"window": 5, "softcap": 1.5, "scale": 0.4}
@@ -109,3 +113,48 @@ def test_the_kernels_compile_for_gpus(name, dtype, block, depth, heads, rules):
   pytest.importorskip("jax_plugins.xla_cuda13")  # of the extra `cuda`; no GPU is needed
   where = SingleDeviceSharding(_gpu(name).devices[0])
   _compiled(_traced("pallas_gpu", dtype, block, depth, heads, rules, 4 * block, where))
+
+
+def _node(length, *children):
+  return trees.Node((0,) * length, 0, children=children)
+
+
+def _against_xla(kernels, dtype, block, depth, rules, tolerance):
+  """Values and gradients of the kernels against XLA's in float32, on a tree with dead blocks."""
+  tree = trees.flatten(_node(150, *(_node(70, _node(60), _node(20)) for _ in range(6))))
+  ends, positions = (x[None].astype(np.int32) for x in (tree.subtree_end, tree.positions))
+  rng = np.random.default_rng(0)
+  shapes = [(1, len(tree), n, depth) for n in (6, 2, 2, 6)]
+  arrays = [jnp.asarray(rng.standard_normal(s), "bfloat16") for s in shapes]
+  blocks = tree_flash.tree_blocks(ends, positions, block=block, window=rules.get("window"))
+  how = {"block": block, **rules}
+
+  def flash(q, k, v):
+    return tree_flash.attention(q, k, v, ends, positions, blocks, kernels=kernels, **how)
+
+  def xla(q, k, v):
+    return attention.tree_attention(q, k, v, ends, positions, **how)
+
+  @functools.partial(jax.jit, static_argnames=("attend", "dtype"))
+  def values_and_gradients(arrays, attend, dtype):
+    *given, cotangent = (x.astype(dtype) for x in arrays)
+    out, pull = jax.vjp(attend, *given)
+    return out, *pull(cotangent)
+
+  with jax.default_matmul_precision("highest"):
+    expected = values_and_gradients(arrays, xla, "float32")
+  found = values_and_gradients(arrays, flash, dtype)
+  for ours, theirs in zip(found, expected, strict=True):
+    atol = tolerance * max(float(np.abs(theirs).max()), 1.0)
+    np.testing.assert_allclose(ours.astype("float32"), theirs, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("rules", [{}, EVERYTHING])
+@pytest.mark.parametrize(
+  "dtype, block, depth, tolerance",
+  [("float32", 32, 128, 1e-5), ("bfloat16", 64, 128, 2e-2), ("bfloat16", 128, 64, 2e-2)],
+)
+def test_on_a_gpu_the_kernels_are_xlas_attention(dtype, block, depth, tolerance, rules):
+  if jax.default_backend() != "gpu":
+    pytest.skip("needs a GPU, and JAX_PLATFORMS=cuda")
+  _against_xla("pallas_gpu", dtype, block, depth, rules, tolerance)

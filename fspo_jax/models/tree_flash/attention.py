@@ -89,8 +89,7 @@ def attention(
     subtree_end: the tree, see `episodes.trees`.
     positions: along the path from the root; a window needs them.
     tree: of `blocks.tree_blocks`, for the same block and window.
-    kernels: whose: what `model.attention` is, but 'xla'. Interpreted, they run on any platform,
-      slowly: for tests.
+    kernels: whose: what `model.attention` is, but 'xla'.
     block: tokens of a block, of queries and of keys.
     window: how many tokens of its path a token sees, itself included; None for all.
     scale: of the scores; None for 1 / sqrt(D).
@@ -100,7 +99,7 @@ def attention(
     The attended values.
 
   Raises:
-    ValueError: the blocks are those of other rows, or of other sizes.
+    ValueError: the blocks are those of other rows, or of other sizes; there are no such kernels.
   """
   rows, found, heads, depth = q.shape
   kv_heads, parts = k.shape[2], sharding.context_shards()

@@ -168,7 +168,7 @@ def key_block() -> tuple[Int[Array, ""], Int[Array, ""]]:
 
 
 def scores(a: Float[Array, "M D"], b: Float[Array, "N D"], rules: Rules) -> Float[Array, "M N"]:
-  """Scores of a pair of blocks, to the base 2: GPUs have powers of two, and no others."""
+  """Scores of a pair of blocks, to the base 2: the powers that GPUs compute are those of 2."""
   if not rules.softcap:
     return product_t(a, b) * (rules.scale * _TO_BASE_2)
   return soft_caps.soft_cap(product_t(a, b) * rules.scale, rules.softcap) * _TO_BASE_2
