@@ -5,8 +5,9 @@
 A program has blocks of queries, keys and values, and of their gradients, in shared memory (163 KiB
 of an A100, 227 KiB of an H100 or H200) and in the registers of its threads (255 each). The three
 kernels, with a window and a soft cap, were compiled by jaxlib 0.10.2 for the compute capabilities
-8.0 and 9.0, at the most that is allowed here and at half of it, and what they use read from the
-result (`ptxas -v`). They take at most 105 KiB of shared memory. In bfloat16 no more than 16 bytes a
+8.0 and 9.0, at the most that is allowed here and at half of it (29 November 2026, no GPU: by
+`compile_triton_to_asm` of jax-cuda13-plugin), and what they use read from the result (`ptxas -v`
+of CUDA 13.5). They take at most 105 KiB of shared memory. In bfloat16 no more than 16 bytes a
 thread spill from registers on 9.0; on 8.0 3,020 with 128 tokens and 584 with 64 of depth 64. Up to
 568 spill in float32, whose products are not for tensor cores. Twice as large blocks took 193 KiB.
 Nothing was timed.
