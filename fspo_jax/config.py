@@ -111,11 +111,13 @@ def default() -> ml_collections.ConfigDict:
   c.model.tied = True  # the head is the embedding table
   c.model.rope_theta = 500_000.0
   c.model.norm_eps = 1e-5
-  # Tree attention: 'xla' anywhere, also on GPUs, which have no kernel here; 'pallas_tpu': kernels
-  # for TPUs that skip blocks that nobody sees, compiled ahead of time and tested interpreted, but
-  # not run on a TPU so far; 'pallas_interpret': the same anywhere, slowly, for tests.
+  # Tree attention: 'xla' anywhere; 'pallas_tpu', 'pallas_gpu': kernels for TPUs and for GPUs that
+  # skip blocks that nobody sees, compiled ahead of time and tested interpreted, but not run on
+  # either so far; 'pallas_interpret', 'pallas_gpu_interpret': the same anywhere, slowly, for tests.
   c.model.attention = "xla"
-  c.model.attention_block = 128  # queries per block; 'pallas_tpu': keys too, a multiple of 128
+  # Queries per block. Kernels: keys too, 'pallas_tpu' a multiple of 128, 'pallas_gpu' a power of
+  # two, of which 64 is the most with heads of 65 to 128 in bfloat16.
+  c.model.attention_block = 128
   c.model.remat = "none"  # 'none', 'dots' or 'full': what the backward pass recomputes
   c.model.dtype = "float32"  # of the computation
   c.model.param_dtype = "float32"

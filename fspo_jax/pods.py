@@ -6,6 +6,9 @@ From the paper's code: SFT at 1e-7 and IPO at 1e-6 with beta 0.01, RMSprop, 150 
 a gradient clipped to norm 10, 8 shots, 8k tokens, one epoch. Its batch is 4, which splits over 4
 chips; here it is a row on each chip as far as 64 rows, and a chip more for each row's tensors from
 there on. Both are starting points: `python -m fspo_jax.plan` says what else there is.
+
+Attention is XLA's everywhere, since the kernels (`model.attention`) have not run on a chip: on TPUs
+'pallas_tpu' has these blocks, on GPUs 'pallas_gpu' needs smaller ones, `model.attention_block=64`.
 """
 
 from __future__ import annotations

@@ -49,6 +49,9 @@ _PLATFORM = flags.DEFINE_enum(
   "platform", "cpu", ["cpu", "gpu"], "gpu: one contender at a time, begun anew each round."
 )
 _ONLY = flags.DEFINE_list("only", list(contract.NAMES), "Contenders, beside ours and paper_layout.")
+_KERNEL_BLOCK = flags.DEFINE_integer(
+  "kernel_block", 64, "Tokens of a block of ours_pallas_gpu's attention."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights and episodes.")
 _OUT = flags.DEFINE_string("out", None, "File for the JSON, indented.")
 
@@ -277,6 +280,7 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
     _STEPS.value,
     _TOKENS.value,
     _SEED.value,
+    _KERNEL_BLOCK.value,
   )
   setting.write(workdir)
   names = [n for n in contract.NAMES if n in ("ours", "paper_layout", *_ONLY.value)]

@@ -15,8 +15,8 @@ REMAT_POLICIES = {
 }
 # The fields that say how a decoder is computed; the others, what its parameters are.
 HOW = ("attention", "attention_block", "remat", "dtype", "param_dtype")
-# Tree attention by XLA anywhere, by kernels on TPUs, and by these interpreted, for tests.
-ATTENTIONS = ("xla", "pallas_tpu", "pallas_interpret")
+# Tree attention by XLA anywhere, by kernels on TPUs or GPUs, and by these interpreted, for tests.
+ATTENTIONS = ("xla", "pallas_tpu", "pallas_interpret", "pallas_gpu", "pallas_gpu_interpret")
 ACTIVATIONS = ("silu", "gelu")
 ROPE_SCALINGS = ("none", "linear", "llama3")
 

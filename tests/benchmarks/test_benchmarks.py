@@ -63,6 +63,12 @@ def test_rows_of_the_paper_are_its_sequences():
       assert row.target[row.segment == 0].tolist() == list(answer)
 
 
+def test_who_needs_a_gpu_is_absent_without_one(tmp_path):
+  message = "model.attention='pallas_gpu': found devices of the platform 'cpu', expected 'gpu'"
+  with pytest.raises(contract.AbsentError, match=message):
+    fspo.Trees(SETTING, tmp_path, cached=False, kernels=True)
+
+
 def test_texts_are_stretched_to_a_number_of_tokens():
   long = setting_lib.task(dataclasses.replace(SETTING, tokens=1000))
   assert 980 < max(len(t.tree) for t in long.trees) < 1020
@@ -145,7 +151,7 @@ def test_a_tiny_run_against_others(tmp_path):
   for package in ("torch", "trl", "tunix"):
     pytest.importorskip(package, reason=WHY)
   found = _run(tmp_path, ",".join(contract.NAMES))
-  assert not found["absent"]
+  assert found["absent"].keys() == {"ours_pallas_gpu"}  # there is no GPU
   for name in set(contract.NAMES) - set(found["absent"]):
     _check(found[name])
   assert set(found["differences"]) == {*found["ours_over"], "ours"} - {"paper_layout"}

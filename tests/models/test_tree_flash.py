@@ -10,7 +10,6 @@ import hypothesis
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
 import numpy as np
 import pytest
 
@@ -18,10 +17,11 @@ from fspo_jax import checks, config, sharding
 from fspo_jax.episodes import batching, trees
 from fspo_jax.models import scoring, tree_flash
 from fspo_jax.models.tree_flash import blocks
-from fspo_jax.planning import hardware
 from tests import tiny
 from tests.models import test_architecture
 
+# Those for TPUs, and those for GPUs, on any platform.
+INTERPRETED = ("pallas_interpret", "pallas_gpu_interpret")
 # Two rows of 44 tokens are not a whole number of blocks of 8, and three heads read each key's.
 ROWS, LENGTH, HEADS, KV_HEADS, DEPTH, BLOCK = 2, 44, 6, 2, 8, 8
 RULES = {
@@ -40,16 +40,16 @@ def _dense(q, k, v, mask, scale=None, softcap=0.0):
   return jnp.einsum("bhij,bjhd->bihd", jax.nn.softmax(scores, axis=-1), v)
 
 
-@functools.partial(jax.jit, static_argnames=("name", "dtype"))
-def _both(arrays, ends, positions, mask, *, name, dtype):
+@functools.partial(jax.jit, static_argnames=("kernels", "name", "dtype"))
+def _both(arrays, ends, positions, mask, *, kernels, name, dtype):
   """Values and gradients of the kernels in a dtype, and of the dense formula in float32."""
   q, k, v, cotangent = arrays
   rules = RULES[name]
 
-  def kernels(q, k, v):
+  def flash(q, k, v):
     window = rules.get("window")
     tree = tree_flash.tree_blocks(ends, positions, block=BLOCK, window=window)
-    how = {"block": BLOCK, "interpret": True, **rules}
+    how = {"kernels": kernels, "block": BLOCK, **rules}
     return tree_flash.attention(q, k, v, ends, positions, tree, **how)
 
   def values_and_gradients(attend, dtype):
@@ -58,7 +58,7 @@ def _both(arrays, ends, positions, mask, *, name, dtype):
 
   other = {key: value for key, value in rules.items() if key != "window"}
   dense = functools.partial(_dense, mask=mask, **other)
-  return values_and_gradients(kernels, dtype), values_and_gradients(dense, "float32")
+  return values_and_gradients(flash, dtype), values_and_gradients(dense, "float32")
 
 
 def _row(roots):
@@ -82,6 +82,7 @@ def _masks(ends, positions, window):
 ROW = st.lists(tiny.nodes(max_nodes=9, max_length=6), min_size=1, max_size=3).map(_row)
 
 
+@pytest.mark.parametrize("kernels", INTERPRETED)
 @pytest.mark.parametrize(
   "name, dtype, tolerance",
   [("plain", "float32", 1e-5), ("everything", "float32", 1e-5), ("everything", "bfloat16", 2e-2)],
@@ -89,7 +90,7 @@ ROW = st.lists(tiny.nodes(max_nodes=9, max_length=6), min_size=1, max_size=3).ma
 @hypothesis.settings(max_examples=25)
 @hypothesis.given(st.lists(ROW, min_size=ROWS, max_size=ROWS), st.integers(0, 2**32 - 1))
 def test_the_kernels_are_dense_attention_and_so_are_their_gradients(
-  name, dtype, tolerance, rows, seed
+  kernels, name, dtype, tolerance, rows, seed
 ):
   ends, positions = (np.stack(parts) for parts in zip(*rows, strict=True))
   rng = np.random.default_rng(seed)
@@ -97,7 +98,7 @@ def test_the_kernels_are_dense_attention_and_so_are_their_gradients(
   # Numbers that bfloat16 has too: what is compared is what the kernels do with them.
   arrays = [jnp.asarray(rng.standard_normal(s), "bfloat16").astype("float32") for s in shapes]
   mask = _masks(ends, positions, RULES[name].get("window"))
-  found, expected = _both(arrays, ends, positions, mask, name=name, dtype=dtype)
+  found, expected = _both(arrays, ends, positions, mask, kernels=kernels, name=name, dtype=dtype)
   for ours, theirs in zip(found, expected, strict=True):
     assert ours.dtype == dtype
     atol = tolerance * max(float(np.abs(theirs).max()), 1.0)
@@ -137,6 +138,12 @@ def test_steps_are_the_blocks_that_somebody_sees_and_no_other(window, rows):
       assert len(listed) == seen.sum()
     outputs = [(pair[0], pair[outer]) for pair in listed]
     assert outputs == sorted(outputs)
+    # Where the outputs begin and end, for who goes through them side by side.
+    edges = np.asarray(steps.offsets).tolist()
+    every = [(row, block) for row in range(ROWS) for block in range(6)]
+    assert (edges[0], edges[-1], len(edges)) == (0, len(listed), len(every) + 1)
+    for output, begin, end in zip(every, edges, edges[1:], strict=False):
+      assert outputs[begin:end] == [output] * outputs.count(output) != []
     for n, (pair, flag) in enumerate(zip(listed, flags.tolist(), strict=True)):
       assert bool(flag & blocks.FIRST) == (n == 0 or outputs[n - 1] != outputs[n])
       assert bool(flag & blocks.LAST) == (n + 1 == len(outputs) or outputs[n + 1] != outputs[n])
@@ -144,7 +151,8 @@ def test_steps_are_the_blocks_that_somebody_sees_and_no_other(window, rows):
       assert whole[pair] or flag & blocks.MASKED
 
 
-def test_what_lies_in_a_dead_block_is_never_read():
+@pytest.mark.parametrize("kernels", INTERPRETED)
+def test_what_lies_in_a_dead_block_is_never_read(kernels):
   # Two trees of two blocks each; what is not a number would spread wherever a block is looked at.
   ends = np.repeat([16, 32], 16)[None].astype(np.int32)
   rng = np.random.default_rng(0)
@@ -152,12 +160,19 @@ def test_what_lies_in_a_dead_block_is_never_read():
   k[:, :16] = v[:, :16] = np.nan
   tree = tree_flash.tree_blocks(ends, ends, block=BLOCK)
   assert int(tree.by_query.count[0]) == 6  # of ten on or below the diagonal
-  out = tree_flash.attention(q, k, v, ends, None, tree, block=BLOCK, interpret=True)
-  assert np.isnan(out[:, :16]).all()
+  how = {"kernels": kernels, "block": BLOCK}
+  out, pull = jax.vjp(lambda *x: tree_flash.attention(*x, ends, None, tree, **how), q, k, v)
+  alone = [jnp.asarray(x[:, 16:]) for x in (q, k, v)]
+  mask = np.tril(np.ones((1, 16, 16), bool))
+  expected, pull_alone = jax.vjp(functools.partial(_dense, mask=mask), *alone)
+  found = out, *pull(jnp.ones_like(out))
+  for ours, theirs in zip(found, (expected, *pull_alone(jnp.ones_like(expected))), strict=True):
+    assert np.isnan(ours[:, :16]).all()
+    np.testing.assert_allclose(ours[:, 16:], theirs, atol=1e-5)
   with pytest.raises(ValueError, match="found blocks of 64 tokens, expected 32 with block=16"):
-    tree_flash.attention(q, k, v, ends, None, tree, block=16, interpret=True)
-  alone = _dense(q[:, 16:], k[:, 16:], v[:, 16:], np.tril(np.ones((1, 16, 16), bool)))
-  np.testing.assert_allclose(out[:, 16:], alone, atol=1e-5)
+    tree_flash.attention(q, k, v, ends, None, tree, kernels=kernels, block=16)
+  with pytest.raises(ValueError, match="kernels='xla': expected one of"):
+    tree_flash.attention(q, k, v, ends, None, tree, kernels="xla", block=BLOCK)
 
 
 def _loss(decoder, params, row):
@@ -175,12 +190,13 @@ def _same(found, expected, tolerance):
     np.testing.assert_allclose(ours, theirs[name], rtol=0, atol=atol, err_msg=name)
 
 
-def test_a_model_is_the_same_by_either():
+@pytest.mark.parametrize("kernels", INTERPRETED)
+def test_a_model_is_the_same_by_either(kernels):
   row = batching.stack([tiny.small_row()])
   decoder = tiny.model(remat="full", **test_architecture.EVERYTHING)
   params = tiny.params(decoder)
   other = decoder.clone(
-    config=dataclasses.replace(decoder.config, attention="pallas_interpret", attention_block=16)
+    config=dataclasses.replace(decoder.config, attention=kernels, attention_block=16)
   )
   _same(_loss(other, params, row), _loss(decoder, params, row), 2e-5)
 
@@ -190,12 +206,13 @@ def main():
   row = batching.stack([tiny.small_row()] * 4)
   row = row._replace(tokens=np.random.default_rng(0).integers(0, 64, (4, 48)))
   expected = _loss(tiny.model(), tiny.params(tiny.model()), row)
-  decoder = tiny.model(attention="pallas_interpret", attention_block=8)
   mesh = sharding.make_mesh(data=1, fsdp=2, context=2, tensor=2)
-  tree_flash.check(decoder.config, mesh)
-  with sharding.use(mesh):
-    found = _loss(decoder, tiny.params(tiny.model()), sharding.to_global(mesh, row))
-  _same(found, expected, 2e-5)
+  for kernels in INTERPRETED:
+    decoder = tiny.model(attention=kernels, attention_block=8)
+    tree_flash.check(decoder.config, mesh)
+    with sharding.use(mesh):
+      found = _loss(decoder, tiny.params(tiny.model()), sharding.to_global(mesh, row))
+    _same(found, expected, 2e-5)
 
 
 def test_on_a_mesh_of_eight_devices_every_one_has_its_part():
@@ -203,12 +220,12 @@ def test_on_a_mesh_of_eight_devices_every_one_has_its_part():
 
 
 class _Device:
-  def __init__(self, platform):
-    self.platform = platform
+  def __init__(self, platform, capability):
+    self.platform, self.compute_capability = platform, capability
 
 
-def _mesh(platform, tensor=1):
-  devices = np.full((1, 1, 1, 1, tensor), _Device(platform))
+def _mesh(platform, tensor=1, capability="9.0"):
+  devices = np.full((1, 1, 1, 1, tensor), _Device(platform, capability))
   return jax.sharding.Mesh(devices, sharding.MESH_AXES)
 
 
@@ -233,40 +250,54 @@ def test_what_the_kernels_cannot_do_is_refused(changes, platform, tensor, messag
   tree_flash.check(dataclasses.replace(decoder, attention="xla"), _mesh(platform, tensor))
 
 
-def test_a_run_without_tpus_is_refused_before_it_starts():
+GPU = {"attention": "pallas_gpu", "attention_block": 64, "head_dim": 128, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+  "changes, mesh, message",
+  [
+    ({}, ("cpu",), "found devices of the platform 'cpu', expected 'gpu'"),
+    ({}, ("tpu",), "found devices of the platform 'tpu', expected 'gpu'"),
+    ({}, ("gpu", 4), "mesh.tensor=4 does not divide model.kv_heads=2"),
+    ({}, ("gpu", 1, "7.5"), r"compute capability '7.5', expected 8.0 \(A100\) or more"),
+    ({}, ("gpu", 1, "gfx942"), "compute capability 'gfx942', expected 8.0"),
+    ({"attention_block": 96}, ("gpu",), "attention_block=96, expected a power of two from 16"),
+    ({"attention_block": 8}, ("gpu",), "attention_block=8, expected a power of two from 16"),
+    ({"attention_block": 128}, ("gpu",), "attention_block=128, expected at most 64"),
+    ({"dtype": "float32"}, ("gpu",), "attention_block=64, expected at most 32"),
+    ({"head_dim": 130}, ("gpu",), "attention_block=64, expected at most 32"),  # padded to 256
+    ({"head_dim": 1024}, ("gpu",), "head_dim=1024 .* no block fits a GPU's shared memory"),
+    ({"dtype": "float16"}, ("gpu",), "found model.dtype='float16'"),
+  ],
+)
+def test_what_the_kernels_for_gpus_cannot_do_is_refused(changes, mesh, message):
+  decoder = tiny.config(**{**GPU, **changes})
+  with pytest.raises(ValueError, match=message):
+    tree_flash.check(decoder, _mesh(*mesh))
+
+
+def test_what_the_kernels_for_gpus_can_do_is_not_refused():
+  for changes in ({}, {"head_dim": 256, "attention_block": 32}, {"head_dim": 96}):
+    tree_flash.check(tiny.config(**{**GPU, **changes}), _mesh("gpu"))
+  tree_flash.check(tiny.config(**GPU), _mesh("cpu"), stands_for="gpu")
+
+
+@pytest.mark.parametrize("kernels", ["pallas_tpu", "pallas_gpu"])
+def test_a_run_without_their_chips_is_refused_before_it_starts(kernels):
   c = config.default()
-  c.model.attention = "pallas_tpu"
-  with pytest.raises(ValueError, match="model.attention='pallas_tpu': found devices of the platf"):
+  c.model.attention = kernels
+  with pytest.raises(ValueError, match=f"model.attention='{kernels}': found devices of the platf"):
     checks.check(c)
-  c.model.attention = "pallas_interpret"
+
+
+@pytest.mark.parametrize("kernels", INTERPRETED)
+def test_users_that_are_trained_side_by_side_have_no_kernels(kernels):
+  c = config.default()
+  c.model.attention = kernels
   checks.check(c)
   c.evaluation.methods = (*c.evaluation.methods, "user_lora")
-  with pytest.raises(ValueError, match="'pallas_interpret' and the method 'user_lora'"):
+  with pytest.raises(ValueError, match=f"'{kernels}' and the method 'user_lora'"):
     checks.check(c)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-@pytest.mark.parametrize("dtype, block", [("bfloat16", 512), ("float32", 256)])
-@pytest.mark.parametrize("depth, heads, rules", [(128, 24, {}), (64, 32, RULES["everything"])])
-def test_the_kernels_compile_for_tpus(topology, dtype, block, depth, heads, rules):
-  pytest.importorskip("libtpu")  # who has the extra can wait
-  where = SingleDeviceSharding(hardware.target(topology).devices[0])
-  kv_heads, length = 8, 4 * block
-
-  def shape(*sizes, dtype=dtype):
-    return jax.ShapeDtypeStruct((1, length, *sizes), dtype, sharding=where)
-
-  def value(q, k, v, ends, positions):
-    tree = tree_flash.tree_blocks(ends, positions, block=block, window=rules.get("window"))
-    out = tree_flash.attention(q, k, v, ends, positions, tree, block=block, **rules)
-    return out.astype(jnp.float32).sum()
-
-  heads_of = [shape(n, depth) for n in (heads, kv_heads, kv_heads)]
-  ints = [shape(dtype=jnp.int32)] * 2
-  compiled = jax.jit(jax.grad(value, (0, 1, 2))).lower(*heads_of, *ints).compile()
-  for name in ("forward", "queries", "keys"):
-    assert f"tree_flash_{name}" in compiled.as_text()
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def _traced(remat, **changes):
     ("dots", {"preference.rows_per_step": 4, "preference.accumulate": 2}),
     ("full", {"preference.reference_cache.use": "on", "model.layers": 3}),
     ("full", {"model.attention": "pallas_interpret", "model.layers": 3}),
+    ("full", {"model.attention": "pallas_gpu_interpret", "model.layers": 3}),
   ],
 )
 def test_the_formula_counts_the_programs_matrix_products(remat, changes):

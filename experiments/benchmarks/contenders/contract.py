@@ -15,6 +15,7 @@ import numpy as np
 NAMES = (
   "ours",
   "ours_cached",
+  "ours_pallas_gpu",
   "paper_layout",
   "paper_layout_torch",
   "trl",

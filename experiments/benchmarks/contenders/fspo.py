@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -16,11 +17,12 @@ import numpy as np
 import optax
 
 from experiments.benchmarks.contenders import setting as setting_lib
-from experiments.benchmarks.contenders.contract import Rounds
+from experiments.benchmarks.contenders.contract import AbsentError, Rounds
 from experiments.benchmarks.contenders.setting import Setting
 from fspo_jax import sharding
 from fspo_jax.episodes import batching, templates, trees
-from fspo_jax.models import huggingface, scoring, transformer
+from fspo_jax.models import huggingface, scoring, transformer, tree_flash
+from fspo_jax.models.architecture import TransformerConfig
 from fspo_jax.models.huggingface import tensors
 from fspo_jax.training import optimizer as optimizer_lib
 from fspo_jax.training import state as state_lib
@@ -57,11 +59,15 @@ class FSPO:
   """Our model and our step, on trees or on sequences."""
 
   def __init__(
-    self, setting: Setting, workdir: pathlib.Path, rows: Sequence[Sequence[batching.TreeBatch]]
+    self,
+    setting: Setting,
+    config: TransformerConfig,
+    workdir: pathlib.Path,
+    rows: Sequence[Sequence[batching.TreeBatch]],
   ) -> None:
-    """Loads the weights; `rows` are those of each batch."""
+    """Loads the weights into the setting's model; `rows` are those of each batch."""
     self.shots = setting.shots
-    self.model = transformer.Transformer(setting.config)
+    self.model = transformer.Transformer(config)
     self.params = _load(self.model, workdir / "policy")
     self.frozen = _load(self.model, workdir / "reference")
     self.batches = [batching.stack(list(batch)) for batch in rows]
@@ -106,15 +112,28 @@ class FSPO:
 class Trees(FSPO):
   """An episode is a token tree, with a term for every k: what fspo_jax does."""
 
-  def __init__(self, setting: Setting, workdir: pathlib.Path, *, cached: bool) -> None:
+  def __init__(
+    self, setting: Setting, workdir: pathlib.Path, *, cached: bool, kernels: bool = False
+  ) -> None:
     """Makes the batches.
 
     With `cached` they bring the reference's scores, as `training.reference_cache` has them on disk,
-    and the reference is not there.
+    and the reference is not there. With `kernels` attention is that of 'pallas_gpu'.
+
+    Raises:
+      AbsentError: there are no such kernels here.
     """
+    config = setting.config
+    if kernels:
+      how = {"attention": "pallas_gpu", "attention_block": setting.kernel_block}
+      config = dataclasses.replace(config, **how)
+    try:
+      tree_flash.check(config, sharding.one_device())
+    except ValueError as error:
+      raise AbsentError(str(error)) from error
     n, task = setting.shots + 1, setting_lib.task(setting)
     rows = pack_each(task.trees, segments=2 * n, pairs=n)
-    super().__init__(setting, workdir, setting_lib.steps_of(setting, rows))
+    super().__init__(setting, config, workdir, setting_lib.steps_of(setting, rows))
     self._reference = self.score(self.frozen, self.batches[0])
     if cached:
       scored = [np.asarray(self.score(self.frozen, batch).logprob) for batch in self.batches]
@@ -157,7 +176,8 @@ class TwoSequences(FSPO):
     """Makes the batches."""
     paper = setting_lib.steps_of(setting, two_sequences(setting_lib.task(setting).paper))
     # All chosen rows of a batch come first, as in the paper's code.
-    super().__init__(setting, workdir, [[*c, *r] for c, r in (zip(*s, strict=True) for s in paper)])
+    rows = [[*c, *r] for c, r in (zip(*s, strict=True) for s in paper)]
+    super().__init__(setting, setting.config, workdir, rows)
     self._loss = two_sequences_loss(self.model, _OBJECTIVE)
 
   def step(self, optimizer: optax.GradientTransformation) -> step_lib.MeshStep:

@@ -52,6 +52,7 @@ class Setting:
     batches: distinct steps, gone through again and again.
     tokens: of the largest episode tree, to which texts are stretched; 0: texts as they are.
     seed: of weights and episodes.
+    kernel_block: tokens of a block of attention by kernels, of who has them.
   """
 
   model: str
@@ -62,6 +63,7 @@ class Setting:
   batches: int
   tokens: int
   seed: int
+  kernel_block: int = 64
 
   def __post_init__(self) -> None:
     for key, known in (

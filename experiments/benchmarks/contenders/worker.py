@@ -41,12 +41,12 @@ from experiments.benchmarks.contenders.setting import Setting
 
 def imported(name: str) -> Callable[[Setting, pathlib.Path], Contender]:
   """Imports what a contender needs, and nothing that others do; what makes it is returned."""
-  if name in REQUIRED:
+  if name in REQUIRED or name == "ours_pallas_gpu":
     from experiments.benchmarks.contenders import fspo
 
     if name == "paper_layout":
       return fspo.TwoSequences
-    return functools.partial(fspo.Trees, cached=name in CACHED)
+    return functools.partial(fspo.Trees, cached=name in CACHED, kernels=name == "ours_pallas_gpu")
   if name == "paper_layout_torch":
     from experiments.benchmarks.contenders import paper_torch
 

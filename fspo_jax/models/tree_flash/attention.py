@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from fspo_jax import sharding
-from fspo_jax.models.tree_flash import backward, blocks, forward
-from fspo_jax.models.tree_flash.kernels import Mask, Rules
+from fspo_jax.models.tree_flash import blocks, gpu, tpu
+from fspo_jax.models.tree_flash.rules import Mask, Rules
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -24,17 +24,19 @@ def _attend(
   mask: Mask,
   rules: Rules,
 ) -> Float[Array, "B N G Q D"]:
-  return forward.forward(q, k, v, mask, rules)[0]
+  return _attend_forward(q, k, v, mask, rules)[0]
 
 
 def _attend_forward(q: Array, k: Array, v: Array, mask: Mask, rules: Rules) -> tuple[Array, tuple]:
-  out, log_sums = forward.forward(q, k, v, mask, rules)
+  forward = gpu.forward if rules.for_gpus else tpu.forward
+  out, log_sums = forward(q, k, v, mask, rules)
   return out, (q, k, v, out, log_sums, mask)
 
 
 def _attend_backward(rules: Rules, kept: tuple, d_out: Array) -> tuple:
   *kept, mask = kept
-  return *backward.backward(*kept, d_out, mask, rules), None
+  backward = gpu.backward if rules.for_gpus else tpu.backward
+  return *backward(*kept, d_out, mask, rules), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -69,11 +71,11 @@ def attention(
   positions: Int[Array, "B L"] | None,
   tree: blocks.TreeBlocks,
   *,
+  kernels: str,
   block: int,
   window: Int[Array, ""] | int | None = None,
   scale: float | None = None,
   softcap: float = 0.0,
-  interpret: bool = False,
 ) -> Float[Array, "B L H D"]:
   """`models.attention.tree_attention`, by kernels that go through the live blocks alone.
 
@@ -87,17 +89,17 @@ def attention(
     subtree_end: the tree, see `episodes.trees`.
     positions: along the path from the root; a window needs them.
     tree: of `blocks.tree_blocks`, for the same block and window.
+    kernels: whose: what `model.attention` is, but 'xla'.
     block: tokens of a block, of queries and of keys.
     window: how many tokens of its path a token sees, itself included; None for all.
     scale: of the scores; None for 1 / sqrt(D).
     softcap: bound of the scores, by tanh; 0 for none.
-    interpret: run on any platform, slowly: for tests.
 
   Returns:
     The attended values.
 
   Raises:
-    ValueError: the blocks are those of other rows, or of other sizes.
+    ValueError: the blocks are those of other rows, or of other sizes; there are no such kernels.
   """
   rows, found, heads, depth = q.shape
   kv_heads, parts = k.shape[2], sharding.context_shards()
@@ -117,11 +119,11 @@ def attention(
   at_q = None if at is None else grouped(at)
   bound = None if window is None else jnp.asarray(window, jnp.int32).reshape(1)
   rules = Rules(
+    kernels=kernels,
     block=block,
     scale=depth**-0.5 if scale is None else scale,
     softcap=softcap,
     windowed=window is not None,
-    interpret=interpret,
   )
   batch = sharding.BATCH_AXES
   of_rows = PartitionSpec(batch)

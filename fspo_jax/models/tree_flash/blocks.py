@@ -27,13 +27,18 @@ FIRST, LAST, LIVE, MASKED = 1, 2, 4, 8
 
 
 class Steps(NamedTuple):
-  """Pairs of blocks in the order of a kernel's steps; the first `count` are to be gone through."""
+  """Pairs of blocks in the order of a kernel's steps; the first `count` are to be gone through.
+
+  Those of output block o, of all rows' one after another, are from `offsets[o]` to before
+  `offsets[o + 1]`: for who goes through the outputs side by side.
+  """
 
   row: Int[Array, " T"]
   query: Int[Array, " T"]
   key: Int[Array, " T"]
   flags: Int[Array, " T"]
   count: Int[Array, ""]
+  offsets: Int[Array, " O"]
 
 
 class TreeBlocks(NamedTuple):
@@ -98,7 +103,8 @@ def _steps(
   if by_key:
     listed = live.at[:, 0].set(live[:, 0] | ~live.any(axis=1))
     listed, flags = listed.swapaxes(1, 2), flags.swapaxes(1, 2)
-  count = listed.sum(dtype=jnp.int32)
+  ends = jnp.cumsum(listed.sum(axis=2, dtype=jnp.int32).reshape(-1))
+  offsets, count = jnp.concatenate([jnp.zeros(1, jnp.int32), ends]), ends[-1]
   (flat,) = jnp.nonzero(listed.reshape(-1), size=most, fill_value=0)
   row, outer, inner = jnp.unravel_index(flat, listed.shape)
   flags = flags.reshape(-1)[flat]
@@ -109,7 +115,7 @@ def _steps(
   flags |= FIRST * jnp.concatenate([jnp.ones(1, bool), changes])
   flags |= LAST * (jnp.concatenate([changes, jnp.ones(1, bool)]) | (index == count - 1))
   query, key = (inner, outer) if by_key else (outer, inner)
-  return Steps(*(x.astype(jnp.int32) for x in (row, query, key, flags)), count)
+  return Steps(*(x.astype(jnp.int32) for x in (row, query, key, flags)), count, offsets)
 
 
 def _of_device(

@@ -17,15 +17,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fspo_jax.models import soft_caps
-from fspo_jax.models.tree_flash import blocks, kernels
-from fspo_jax.models.tree_flash.kernels import LANES, Rules
+from fspo_jax.models.tree_flash import blocks
+from fspo_jax.models.tree_flash.rules import FLOOR, Mask, Rules, product, product_t
+from fspo_jax.models.tree_flash.tpu import kernels
+from fspo_jax.models.tree_flash.tpu.kernels import LANES
 
 
 def forward(
   q: Float[Array, "B N G Q D"],
   k: Float[Array, "B N K D"],
   v: Float[Array, "B N K D"],
-  mask: kernels.Mask,
+  mask: Mask,
   rules: Rules,
 ) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N G 1 Q"]]:
   """Attended values, and the log of each query's sum of exponentials."""
@@ -36,8 +38,8 @@ def forward(
     functools.partial(_kernel, rules=rules),
     "tree_flash_forward",
     mask.tree.by_query,
-    mask.scalars(),
-    inputs + mask.inputs(block, transposed=False),
+    kernels.scalars(mask),
+    inputs + kernels.of_mask(mask, block, transposed=False),
     [
       kernels.of_queries(jax.ShapeDtypeStruct(q.shape, q.dtype), block),
       kernels.of_query_numbers(log_sums, block),
@@ -64,7 +66,7 @@ def _kernel(
 
   @pl.when(flag & blocks.FIRST != 0)
   def _begin() -> None:
-    most_ref[...] = jnp.full_like(most_ref, kernels.FLOOR)
+    most_ref[...] = jnp.full_like(most_ref, FLOOR)
     sum_ref[...] = jnp.zeros_like(sum_ref)
     total_ref[...] = jnp.zeros_like(total_ref)
 
@@ -74,14 +76,14 @@ def _kernel(
       mask = kernels.visible(*first, end_ref, at_refs, window, rules.block, transposed=False)
 
     def of_head(g: Any) -> None:
-      scores = kernels.product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
+      scores = product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
       scores = soft_caps.soft_cap(scores, rules.softcap)
       if masked:
-        scores = jnp.where(mask, scores, kernels.FLOOR)
+        scores = jnp.where(mask, scores, FLOOR)
       before = most_ref[g, :, :1]
       most = jnp.maximum(before, scores.max(axis=1, keepdims=True))
       weights, shrink = jnp.exp(scores - most), jnp.exp(before - most)
-      added = kernels.product(weights.astype(v_ref.dtype), v_ref[0, 0])
+      added = product(weights.astype(v_ref.dtype), v_ref[0, 0])
       total_ref[g] = shrink * total_ref[g] + added
       sums = shrink * sum_ref[g, :, :1] + weights.sum(axis=1, keepdims=True)
       sum_ref[g] = jnp.broadcast_to(sums, sum_ref.shape[1:])

@@ -17,8 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fspo_jax.models import soft_caps
-from fspo_jax.models.tree_flash import blocks, kernels
-from fspo_jax.models.tree_flash.kernels import LANES, Rules
+from fspo_jax.models.tree_flash import blocks
+from fspo_jax.models.tree_flash.rules import Mask, Rules, product, product_t
+from fspo_jax.models.tree_flash.tpu import kernels
+from fspo_jax.models.tree_flash.tpu.kernels import LANES
 
 
 def backward(
@@ -28,7 +30,7 @@ def backward(
   out: Float[Array, "B N G Q D"],
   log_sums: Float[Array, "B N G 1 Q"],
   d_out: Float[Array, "B N G Q D"],
-  mask: kernels.Mask,
+  mask: Mask,
   rules: Rules,
 ) -> tuple[Float[Array, "B N G Q D"], Float[Array, "B N K D"], Float[Array, "B N K D"]]:
   """The gradients of queries, keys and values."""
@@ -44,7 +46,7 @@ def _inputs(
   d_out: Array,
   log_sums: Array,
   means: Array,
-  mask: kernels.Mask,
+  mask: Mask,
   block: int,
   *,
   transposed: bool,
@@ -53,7 +55,7 @@ def _inputs(
   found = [kernels.of_queries(q, block), kernels.of_keys(k, block), kernels.of_keys(v, block)]
   found.append(kernels.of_queries(d_out, block))
   found += [kernels.of_query_numbers(x, block) for x in (log_sums, means)]
-  return found + mask.inputs(block, transposed=transposed)
+  return found + kernels.of_mask(mask, block, transposed=transposed)
 
 
 def _queries(
@@ -63,7 +65,7 @@ def _queries(
   d_out: Array,
   log_sums: Array,
   means: Array,
-  mask: kernels.Mask,
+  mask: Mask,
   rules: Rules,
 ) -> Float[Array, "B N G Q D"]:
   block, group, depth = rules.block, q.shape[2], q.shape[4]
@@ -72,7 +74,7 @@ def _queries(
     functools.partial(_queries_kernel, rules=rules),
     "tree_flash_queries",
     mask.tree.by_query,
-    mask.scalars(),
+    kernels.scalars(mask),
     _inputs(q, k, v, d_out, log_sums, means, mask, block, transposed=False),
     [kernels.of_queries(jax.ShapeDtypeStruct(q.shape, q.dtype), block)],
     [numbers, numbers, (group, block, depth)],
@@ -90,7 +92,7 @@ def _keys(
   d_out: Array,
   log_sums: Array,
   means: Array,
-  mask: kernels.Mask,
+  mask: Mask,
   rules: Rules,
 ) -> tuple[Float[Array, "B N K D"], Float[Array, "B N K D"]]:
   block, depth = rules.block, q.shape[4]
@@ -98,7 +100,7 @@ def _keys(
     functools.partial(_keys_kernel, rules=rules),
     "tree_flash_keys",
     mask.tree.by_key,
-    mask.scalars(),
+    kernels.scalars(mask),
     _inputs(q, k, v, d_out, log_sums, means, mask, block, transposed=True),
     [kernels.of_keys(jax.ShapeDtypeStruct(x.shape, x.dtype), block) for x in (k, v)],
     [(block, depth), (block, depth)],
@@ -143,16 +145,16 @@ def _queries_kernel(
       mask = kernels.visible(*first, end_ref, at_refs, window, rules.block, transposed=False)
 
     def of_head(g: Any) -> None:
-      scores = kernels.product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
+      scores = product_t(q_ref[0, 0, g], k_ref[0, 0]) * rules.scale
       scores = soft_caps.soft_cap(scores, rules.softcap)
       weights = jnp.exp(scores - log_sum_ref[g, :, :1])
       if masked:
         weights = jnp.where(mask, weights, 0.0)
-      d_scores = kernels.product_t(d_out_ref[0, 0, g], v_ref[0, 0]) - mean_ref[g, :, :1]
+      d_scores = product_t(d_out_ref[0, 0, g], v_ref[0, 0]) - mean_ref[g, :, :1]
       d_scores *= weights
       if rules.softcap:
         d_scores *= soft_caps.slope(scores, rules.softcap)
-      total_ref[g] += kernels.product(d_scores.astype(k_ref.dtype), k_ref[0, 0])
+      total_ref[g] += product(d_scores.astype(k_ref.dtype), k_ref[0, 0])
 
     kernels.for_each(q_ref.shape[2], of_head)
 
@@ -186,18 +188,18 @@ def _keys_kernel(
 
     def of_head(g: Any) -> None:
       # Keys down, queries across: both products that are summed then need no transposition.
-      scores = kernels.product_t(k_ref[0, 0], q_ref[0, 0, g]) * rules.scale
+      scores = product_t(k_ref[0, 0], q_ref[0, 0, g]) * rules.scale
       scores = soft_caps.soft_cap(scores, rules.softcap)
       weights = jnp.exp(scores - log_sums_ref[0, 0, g])
       if masked:
         weights = jnp.where(mask, weights, 0.0)
       d_out = d_out_ref[0, 0, g]
-      v_total_ref[...] += kernels.product(weights.astype(d_out.dtype), d_out)
-      d_scores = kernels.product_t(v_ref[0, 0], d_out) - means_ref[0, 0, g]
+      v_total_ref[...] += product(weights.astype(d_out.dtype), d_out)
+      d_scores = product_t(v_ref[0, 0], d_out) - means_ref[0, 0, g]
       d_scores *= weights
       if rules.softcap:
         d_scores *= soft_caps.slope(scores, rules.softcap)
-      k_total_ref[...] += kernels.product(d_scores.astype(q_ref.dtype), q_ref[0, 0, g])
+      k_total_ref[...] += product(d_scores.astype(q_ref.dtype), q_ref[0, 0, g])
 
     kernels.for_each(q_ref.shape[2], of_head)
 

@@ -1,76 +1,25 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the three kernels have in common: their rules, their blocks, and how a step is called."""
+"""What the three kernels for TPUs have in common: their blocks, and how a step is called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from fspo_jax.models.tree_flash import blocks
+from fspo_jax.models.tree_flash import rules as rules_lib
+from fspo_jax.models.tree_flash.rules import Mask, Rules
 
-# A finite floor of scores: a query that sees nothing in its first blocks must not meet inf - inf.
-FLOOR = -1e30
 # Lanes of a TPU's vector registers: a number for each query is kept in as many copies.
 LANES = 128
-# Contracts the last axes of two matrices: a b^T.
-_LAST = (((1,), (1,)), ((), ()))
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-  """What is static of the attention.
-
-  Attributes:
-    block: tokens of a block, of queries and of keys.
-    scale: of the scores.
-    softcap: bound of the scores, by tanh; 0 for none.
-    windowed: whether a window bounds what is seen.
-    interpret: whether the kernels are interpreted, on any platform, rather than compiled.
-  """
-
-  block: int
-  scale: float
-  softcap: float
-  windowed: bool
-  interpret: bool
-
-
-class Mask(NamedTuple):
-  """Who sees whom, on a device.
-
-  Attributes:
-    tree: the blocks that there are.
-    end: `subtree_end`.
-    at_q: positions of the queries; None without a window.
-    at_k: of the keys.
-    window: how many tokens of its path a token sees.
-  """
-
-  tree: blocks.TreeBlocks
-  end: Int[Array, "B K"]
-  at_q: Int[Array, "B Q"] | None
-  at_k: Int[Array, "B K"] | None
-  window: Int[Array, " 1"] | None
-
-  def scalars(self) -> list[Int[Array, " n"]]:
-    """Lists of numbers that a kernel reads beside its steps."""
-    return [self.tree.start] if self.window is None else [self.tree.start, self.window]
-
-  def inputs(self, block: int, *, transposed: bool) -> list[Operand]:
-    """Numbers of tokens; of keys along the columns of a block of scores, or `transposed`."""
-    found = [_of_tokens(self.end, block, keys=True, column=transposed)]
-    if self.window is not None:
-      found.append(_of_tokens(self.at_q, block, keys=False, column=not transposed))
-      found.append(_of_tokens(self.at_k, block, keys=True, column=transposed))
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +63,20 @@ def of_keys(x: Any, block: int) -> Operand:
   return Operand(x, shape, lambda head, row, query, key: (row, head, key, 0))
 
 
+def scalars(mask: Mask) -> list[Int[Array, " n"]]:
+  """Lists of numbers that a kernel reads beside its steps."""
+  return [mask.tree.start] if mask.window is None else [mask.tree.start, mask.window]
+
+
+def of_mask(mask: Mask, block: int, *, transposed: bool) -> list[Operand]:
+  """Numbers of tokens; of keys along the columns of a block of scores, or `transposed`."""
+  found = [_of_tokens(mask.end, block, keys=True, column=transposed)]
+  if mask.window is not None:
+    found.append(_of_tokens(mask.at_q, block, keys=False, column=not transposed))
+    found.append(_of_tokens(mask.at_k, block, keys=True, column=transposed))
+  return found
+
+
 def _of_tokens(x: Int[Array, "B L"], block: int, *, keys: bool, column: bool) -> Operand:
   """A number for each token, in a row of the scores' block or in a column."""
 
@@ -137,24 +100,6 @@ def for_each(count: int, body: Callable[[Any], None]) -> None:
     body(index)
 
   jax.lax.fori_loop(0, count, step, None)
-
-
-def product(a: Float[Array, "M C"], b: Float[Array, "C N"]) -> Float[Array, "M N"]:
-  """The product of two matrices, in float32."""
-  return jnp.dot(a, b, preferred_element_type=jnp.float32, precision=_precision(a))
-
-
-def product_t(a: Float[Array, "M C"], b: Float[Array, "N C"]) -> Float[Array, "M N"]:
-  """The product of a matrix with the transposed other, in float32."""
-  return jax.lax.dot_general(
-    a, b, _LAST, preferred_element_type=jnp.float32, precision=_precision(a)
-  )
-
-
-def _precision(x: Array) -> jax.lax.Precision:
-  # Without it a TPU rounds float32 to bfloat16 first.
-  exact = x.dtype == jnp.float32
-  return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
 
 
 def when_live(flag: Any, compute: Callable[[bool], None]) -> None:
@@ -222,8 +167,7 @@ def call(
   """
   group, depth = inputs[0].block[2], inputs[0].block[4]
   pairs = steps.row.shape[0]  # at most: how many there are is known when it runs
-  area = float(rules.block * rules.block * group * heads * pairs)
-  read = sum(x.of.size * x.of.dtype.itemsize for x in (*inputs, *outputs))
+  arrays = [x.of for x in (*inputs, *outputs)]
   return pl.pallas_call(
     kernel,
     name=name,
@@ -236,8 +180,8 @@ def call(
     ),
     out_shape=[x.of for x in outputs],
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
-    cost_estimate=pl.CostEstimate(
-      flops=int(2 * depth * area * products), transcendentals=int(area), bytes_accessed=int(read)
+    cost_estimate=rules_lib.cost(
+      arrays, products=products, heads=group * heads, depth=depth, pairs=pairs, rules=rules
     ),
     interpret=rules.interpret,
   )(*steps[:4], *scalars, *(x.of for x in inputs))
