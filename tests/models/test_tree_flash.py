@@ -250,6 +250,24 @@ def test_what_the_kernels_cannot_do_is_refused(changes, platform, tensor, messag
   tree_flash.check(dataclasses.replace(decoder, attention="xla"), _mesh(platform, tensor))
 
 
+def test_a_list_of_blocks_that_no_tpu_core_can_hold_is_refused():
+  """Of n blocks n (n + 1) / 2 pairs, four numbers of four bytes each: 1 MiB is that of 361."""
+
+  def traced(blocks):
+    x = jax.ShapeDtypeStruct((1, 128 * blocks, 1, 128), jnp.bfloat16)
+    ends = jax.ShapeDtypeStruct(x.shape[:2], jnp.int32)
+
+    def attend(x, ends):
+      tree = tree_flash.tree_blocks(ends, ends, block=128)
+      return tree_flash.attention(x, x, x, ends, None, tree, kernels="pallas_tpu", block=128)
+
+    return jax.eval_shape(attend, x, ends)
+
+  assert traced(300).shape == (1, 38_400, 1, 128)
+  with pytest.raises(ValueError, match="65703 pairs of blocks of 128 tokens take .* larger model"):
+    traced(362)
+
+
 GPU = {"attention": "pallas_gpu", "attention_block": 64, "head_dim": 128, "dtype": "bfloat16"}
 
 

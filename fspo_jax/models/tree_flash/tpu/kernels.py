@@ -20,6 +20,8 @@ from fspo_jax.models.tree_flash.rules import Mask, Rules
 
 # Lanes of a TPU's vector registers: a number for each query is kept in as many copies.
 LANES = 128
+# Bytes of a core's scalar memory, less some for the rest: v5e, v5p and v6e have 1 MiB.
+_MOST_LISTED = 2**20 - 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +166,19 @@ def call(
     products: matrix products of a pair, of each query head.
     heads: of keys; the grid is over these.
     rules: of the attention.
+
+  Raises:
+    ValueError: the lists of pairs do not fit a TPU core's scalar memory.
   """
   group, depth = inputs[0].block[2], inputs[0].block[4]
   pairs = steps.row.shape[0]  # at most: how many there are is known when it runs
+  listed = sum(x.size * x.dtype.itemsize for x in (*steps[:4], *scalars))
+  if listed > _MOST_LISTED and not rules.interpret:
+    raise ValueError(
+      f"model.attention='pallas_tpu': {pairs} pairs of blocks of {rules.block} tokens take "
+      f"{listed} bytes of a core's scalar memory, expected at most {_MOST_LISTED}: shorter or "
+      "fewer rows on a device, or a larger model.attention_block"
+    )
   arrays = [x.of for x in (*inputs, *outputs)]
   return pl.pallas_call(
     kernel,
