@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for Cloud Storage with one empty bucket, in a process of its own: PORT."""
 
+import http.server
 import sys
 import types
 
@@ -32,6 +33,8 @@ def main(port):
   """Answers until it is killed."""
   for name in ("get", "download"):
     setattr(objects, name, _with_generation(getattr(objects, name)))
+  # Many ask at once: whom its queue has no room for tries again later, up to half a minute.
+  http.server.HTTPServer.request_queue_size = 128
   from gcp_storage_emulator import server  # It takes the handlers as they are.
 
   for _, methods in server.HANDLERS:
