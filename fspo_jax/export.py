@@ -67,7 +67,9 @@ def export(
     FileNotFoundError: there is no such checkpoint.
     HuggingFaceError: no family of models is like this one, or `out` is not empty.
     TokenizerError: nobody else has a tokenizer like this one.
+    ImportError: one of them is in a bucket, and the extra `gcs` is not installed.
   """
+  huggingface.check_new(out)  # before the whole model is read
   path = paths.path(run)
   directory = _stage(path, stage)
   writer = Writer.load(directory)
@@ -82,7 +84,7 @@ def export(
   if directory.name == "preference":
     about["loss"] = config.preference.loss.to_dict()
   text = json.dumps(about, indent=2) + "\n"
-  with _new(out) as folder:
+  with _written(out) as folder:
     huggingface.save_model(folder, params, writer.model.config, beside)
     paths.write_atomic(folder / loading.ABOUT, text.encode())
 
@@ -101,7 +103,9 @@ def export_adapter(
     FileNotFoundError: there is no such checkpoint.
     ExportError: it has no adapters, or not on a base that others can have.
     HuggingFaceError: `out` is not empty.
+    ImportError: one of them is in a bucket, and the extra `gcs` is not installed.
   """
+  huggingface.check_new(out)
   path = paths.path(run)
   directory, mesh = _stage(path, stage), sharding.one_device()
   with checkpoints.Checkpoints(directory) as saved:
@@ -123,16 +127,17 @@ def export_adapter(
       "base: nobody else has theirs; without --adapter they are merged"
     )
   lora_config, factors, _ = found
-  with _new(out) as folder:
+  with _written(out) as folder:
     huggingface.save_adapter(folder, factors, lora_config, shape, base=config.base)
 
 
 @contextlib.contextmanager
-def _new(out: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """A folder of this machine to write; `out` itself, or what is copied there at the end."""
+def _written(out: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """A folder of this machine to write: `out` itself, or one that is copied there at the end."""
   path = paths.path(out)
-  if paths.in_bucket(path) and path.is_dir() and any(path.iterdir()):
-    raise ExportError(f"{path}: found files, expected a new or an empty folder")
+  if not paths.in_bucket(path):
+    yield pathlib.Path(path)  # made by who writes, when nothing is refused any more
+    return
   with paths.local_copy(path) as folder:
     yield folder
 

@@ -8,18 +8,20 @@ that know files alone, is made in a folder of this machine and copied (`local_co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 import contextlib
 import importlib.util
 import os
 import pathlib
-import shutil
 import tempfile
 import uuid
 
 from etils import epath
 
 Path = pathlib.Path | epath.Path
+
+# What says that a folder is a model, or adapters: without it one cut short is neither.
+_LAST = ("config.json", "adapter_config.json")
 
 
 def path(name: str | os.PathLike[str]) -> Path:
@@ -81,16 +83,18 @@ def checksums(directory: Path) -> dict[str, str]:
 
 
 def copy_into(source: pathlib.Path, target: Path) -> None:
-  """Copies the files under a folder of this machine to a bucket, where they replace the same."""
-  for file in sorted(source.rglob("*")):
-    if file.is_file():
-      _copy(file, target / file.relative_to(source).as_posix())
+  """Copies the files under a folder of this machine to a bucket.
 
+  They replace objects of the same names there. Each appears whole or not at all, and what says that
+  a folder is a model comes last.
+  """
+  import fsspec
 
-def _copy(source: Path, target: Path) -> None:
-  """Copies a file piece by piece: weights need not fit in memory."""
-  with source.open("rb") as found, target.open("wb") as made:
-    shutil.copyfileobj(found, made)
+  store, root = fsspec.url_to_fs(os.fspath(target))
+  found = [file for file in source.rglob("*") if file.is_file()]
+  for file in sorted(found, key=lambda file: (file.name in _LAST, file)):
+    # Not by a file that is open for writing: closed by an error, that keeps what was sent so far.
+    store.put_file(str(file), f"{root}/{file.relative_to(source).as_posix()}")
 
 
 @contextlib.contextmanager
@@ -106,16 +110,19 @@ def local_copy(directory: Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def local_files(directory: Path) -> Iterator[pathlib.Path]:
+def local_files(directory: Path, suffixes: Container[str]) -> Iterator[pathlib.Path]:
   """A folder with the files (not the folders) in `directory`, to read: itself, if it is a file's.
 
-  Of a bucket it is a copy, which lasts as long as this.
+  Of a bucket it is a copy, which lasts as long as this, of the files with some suffixes.
   """
   if not in_bucket(directory):
     yield directory
     return
+  import fsspec
+
+  store, root = fsspec.url_to_fs(os.fspath(directory))
   with tempfile.TemporaryDirectory() as made:
     for file in directory.iterdir():
-      if file.is_file():
-        _copy(file, pathlib.Path(made) / file.name)
+      if file.suffix in suffixes and file.is_file():
+        store.get_file(f"{root}/{file.name}", str(pathlib.Path(made) / file.name))
     yield pathlib.Path(made)

@@ -17,6 +17,7 @@ import itertools
 import signal
 import threading
 from types import FrameType
+from typing import Any, TypeVar
 
 from jax.experimental import multihost_utils
 
@@ -28,6 +29,10 @@ _TOLD = "told to end"
 # Of the coordination service, which there is one of: it wants numbers that grow, and each stage
 # counts its steps anew.
 _QUESTIONS = itertools.count(1)
+# Numbers of their own: a question that is skipped may be the one to which the answer is yes.
+_WORKS = itertools.count(1)
+
+T = TypeVar("T")
 
 
 class Preempted(BaseException):  # like KeyboardInterrupt: nobody is to catch it by accident
@@ -56,7 +61,8 @@ def watch() -> Iterator[Watch]:
   """While it lasts SIGTERM does not end the process, but is told by the watch.
 
   Raises:
-    Preempted: at its end, if SIGTERM came after the last question.
+    Preempted: at its end, if SIGTERM came after the last question; of several processes all ask
+      once more then.
   """
   found = Watch()
   # The coordination service has its own handler; outside the main thread there can be none.
@@ -72,25 +78,30 @@ def watch() -> Iterator[Watch]:
     raise Preempted(_LATER)
 
 
-def first_works(what: str, work: Callable[[], None]) -> None:
-  """Has the first process do something that saves nothing until it is done; the others wait.
+def first_works(what: str, work: Callable[[], T]) -> T | None:
+  """Has the first process work something out that takes long; the others wait.
 
   Whichever is told to end, all of them end, wherever the work is: of several processes it has a
-  thread of its own, which goes with them.
+  thread of its own, which goes with them. So it is not to write: what it finds is written by who
+  calls this, when it is known that nobody was told.
 
   Args:
-    what: names it.
-    work: what the first process does.
+    what: names it, in what is said where it was cut off.
+    work: what the first process does; the others never call it.
+
+  Returns:
+    What the first process found; None in the others.
 
   Raises:
     Preempted: in all of them, if one was told to end.
   """
   if not processes.several():
-    work()  # which `end` interrupts
-    return
-  key = f"{what}, after question {next(_QUESTIONS)}"
+    return work()  # which `end` interrupts
+  key = f"{what}, {next(_WORKS)}"
+  running = None
   if processes.first():
-    word = _asking_meanwhile(work)
+    running = futures.ThreadPoolExecutor(1).submit(work)
+    word = _asking_during(running)
     processes.tell(key, word)
   else:
     word = processes.hear(key)
@@ -98,11 +109,11 @@ def first_works(what: str, work: Callable[[], None]) -> None:
       pass  # from here on all ask with the same numbers again
   if word == _TOLD:
     raise Preempted(f"The stage {what!r} was under way, and begins anew.")
+  return running.result() if running else None
 
 
-def _asking_meanwhile(work: Callable[[], None]) -> str:
+def _asking_during(running: futures.Future[Any]) -> str:
   """The number of the last question when the work is done, or that we are told to end."""
-  running = futures.ThreadPoolExecutor(1).submit(work)
   while True:
     number = next(_QUESTIONS)
     if multihost_utils.reached_preemption_sync_point(number):

@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import sys
+import traceback
 from typing import NoReturn
 
 import jax
@@ -117,6 +118,8 @@ def end(status: int, *, together: bool = False) -> NoReturn:
   try:
     if together:
       jax.distributed.shutdown()
+  except BaseException:
+    traceback.print_exc()  # nobody gets to see it otherwise
   finally:
     sys.stdout.flush()
     sys.stderr.flush()

@@ -281,9 +281,20 @@ class Recipe:
     models = self.models()
     if processes.several():
       models = contenders.on_own_device(models)
-    preemption.first_works("evaluate", lambda: self._evaluate(models))
+    found = preemption.first_works("evaluate", lambda: self._evaluate(models))
+    if found is not None:
+      plan = self.plan
+      outcome.write(
+        self.workdir,
+        found,
+        config=self.config,
+        data=plan.data,
+        settings=plan.settings,
+        mesh=models.mesh,
+      )
 
-  def _evaluate(self, models: contenders.Models) -> None:
+  def _evaluate(self, models: contenders.Models) -> dict[str, evaluate.SplitResult]:
+    """What is measured, by split."""
     plan = self.plan
     found, others = {}, rows_lib.others(self.config, models, plan.seed("evaluation"))
     for name, episodes in plan.evaluation.items():
@@ -302,14 +313,7 @@ class Recipe:
         baselines=plan.data.baselines,
         link=calibration.link_of(self.config),
       )
-    outcome.write(
-      self.workdir,
-      found,
-      config=self.config,
-      data=plan.data,
-      settings=plan.settings,
-      mesh=models.mesh,
-    )
+    return found
 
   def models(self) -> contenders.Models:
     """The reference, and the policy if there is one, as the stages before have left them."""
@@ -361,6 +365,7 @@ def reopen(directory: str | os.PathLike[str]) -> Recipe:
   Raises:
     FileNotFoundError: there is no run, or its data is not where its config says.
     ValueError: its config is one of another version.
+    ImportError: it is in a bucket, and the extra `gcs` is not installed.
   """
   path = paths.path(directory)
   known = json.loads((path / "config.json").read_text(encoding="utf-8"))

@@ -5,7 +5,8 @@
 Orbax makes a checkpoint appear whole or not at all; what happens to its files later, it does not
 see in all of them. In a file system a seal is of every file's SHA-256. A bucket keeps a checksum of
 every object, by which it answers for the bytes: there a seal is of these, and nothing is read back.
-A checkpoint that was copied out of a bucket has such a seal, and is held against it.
+A checkpoint that was copied into or out of a bucket has the seal of where it came from, and is held
+against it: it is read then.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Mapping
 import functools
 import hashlib
 import json
-import pathlib
 
 from etils import epath
 
@@ -51,7 +51,7 @@ def problem(directory: paths.Path, step: int, *, optional: str) -> str | None:
 def _compare(directory: paths.Path, step: int, optional: str, seal: bytes) -> str | None:
   """`problem` where there is a seal; once in a process, for it reads the whole checkpoint."""
   try:
-    sealed = json.loads(seal)
+    sealed = _parse(seal)
     found = _digests(directory / str(step), sealed)
   except (OSError, ValueError) as error:
     if isinstance(error, OSError) and paths.in_bucket(directory):
@@ -81,10 +81,19 @@ def _seal(directory: paths.Path, step: int) -> paths.Path:
   return directory / f"{step}.seal"
 
 
+def _parse(seal: bytes) -> dict[str, str]:
+  """The digests in a seal, by the names of files; ValueError where it has something else."""
+  sealed = json.loads(seal)
+  if not isinstance(sealed, dict) or not all(isinstance(x, str) for x in sealed.values()):
+    raise ValueError(f"its seal: found {str(sealed)[:60]}, expected the digests of files")
+  return sealed
+
+
 def _digests(checkpoint: paths.Path, sealed: Mapping[str, str]) -> dict[str, str]:
   """What the files of a checkpoint are, each in the kind that its seal has."""
   if paths.in_bucket(checkpoint):
-    return paths.checksums(checkpoint)
+    known = paths.checksums(checkpoint)
+    return {name: _digest(checkpoint / name, sealed.get(name), known[name]) for name in known}
   found = {}
   for file in sorted(checkpoint.rglob("*")):
     if file.is_file():
@@ -93,7 +102,10 @@ def _digests(checkpoint: paths.Path, sealed: Mapping[str, str]) -> dict[str, str
   return found
 
 
-def _digest(file: pathlib.Path, sealed: str | None) -> str:
+def _digest(file: paths.Path, sealed: str | None, known: str | None = None) -> str:
+  """The digest of a file: `known` where that is of the kind of its seal, or else read from it."""
+  if known is not None and len(known) == len(known if sealed is None else sealed):
+    return known
   if sealed is not None and len(sealed) not in (_SHA256, _MD5):
     return sealed  # a CRC32C, which nothing here computes: it is not checked
   md5 = sealed is not None and len(sealed) == _MD5

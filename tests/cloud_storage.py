@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for Cloud Storage with one empty bucket, in a process of its own: PORT."""
 
+import http.server
 import sys
+import types
 
 from gcp_storage_emulator.handlers import objects
 
@@ -22,13 +24,23 @@ def _with_generation(handler):
   return handle
 
 
+def _cancelled(request, response, storage, *args, **kwargs):
+  """Says of an upload in pieces that it is cancelled, as Cloud Storage does; its object is not."""
+  response.status = types.SimpleNamespace(value=499, phrase="Client Closed Request")
+
+
 def main(port):
   """Answers until it is killed."""
   for name in ("get", "download"):
     setattr(objects, name, _with_generation(getattr(objects, name)))
-  from gcp_storage_emulator.server import create_server  # It takes the handlers as they are.
+  # Many ask at once: whom its queue has no room for tries again later, up to half a minute.
+  http.server.HTTPServer.request_queue_size = 128
+  from gcp_storage_emulator import server  # It takes the handlers as they are.
 
-  create_server("localhost", int(port), in_memory=True, default_bucket="bucket").run()
+  for _, methods in server.HANDLERS:
+    if objects.upload_partial in methods.values():
+      methods["DELETE"] = _cancelled
+  server.create_server("localhost", int(port), in_memory=True, default_bucket="bucket").run()
 
 
 if __name__ == "__main__":

@@ -5,16 +5,18 @@
 import json
 import runpy
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.flax
 
 from fspo_jax import base as base_lib
-from fspo_jax import checks, presets, recipe, sharding
+from fspo_jax import checks, paths, presets, recipe, sharding
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import on_policy, pretraining
 from fspo_jax.evaluation import base_quality, statistics
+from fspo_jax.inference import loading
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.inference.writer import Writer
 from fspo_jax.workdir import Workdir
@@ -112,6 +114,15 @@ def test_a_base_comes_back_as_it_was_but_for_half_the_digits(tmp_path):
     np.testing.assert_array_equal(after[name], values.astype(jnp.bfloat16).astype(values.dtype))
   assert json.loads((tmp_path / "provenance.json").read_text()) == {"commit": "abc"}
   assert (tmp_path / "curves.jsonl").read_text() == '{"loss": 2.0, "step": 1}\n'
+
+
+def test_a_base_in_a_bucket_is_opened(bucket, tmp_path):
+  tiny_base.make(tmp_path)
+  paths.copy_into(tmp_path, paths.path(f"{bucket}/base"))
+  found = loading.load(f"{bucket}/base").writer
+  here = loading.load(tmp_path).writer
+  assert found.formatter.tokenizer.model == here.formatter.tokenizer.model
+  jax.tree.map(np.testing.assert_array_equal, found.params, here.params)
 
 
 def test_a_base_that_cannot_be_used_is_refused_by_name(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from fspo_jax import checkpoints, sharding
+from fspo_jax import checkpoints, seals, sharding
 from fspo_jax.training import state as state_lib
 from tests import tiny
 
@@ -92,13 +92,28 @@ def test_a_checkpoint_that_is_not_what_was_written_is_passed_over(
     assert saved.latest_step() == 4
 
 
-def test_a_seal_that_cannot_be_read_is_of_no_use(directory, tmp_path, caplog):
+@pytest.mark.parametrize("seal", [b"\xff{", b"[1]", b'"text"', b'{"metadata/metadata": 7}'])
+def test_a_seal_that_cannot_be_read_is_of_no_use(directory, tmp_path, caplog, seal):
   copy = tmp_path / "copy"
   shutil.copytree(directory, copy)
-  (copy / "4.seal").write_bytes(b"\xff{")
+  (copy / "4.seal").write_bytes(seal)
   with checkpoints.Checkpoints(copy) as saved:
     assert saved.latest_step() == 2
   assert f"checkpoint {copy / '4'} is broken, and not used: cannot be read" in caplog.text
+
+
+def test_a_crc32c_of_a_bucket_is_not_checked_here(directory, tmp_path):
+  """Of what a bucket put together from parts it knows nothing else; other files are checked."""
+  copy = tmp_path / "copy"
+  shutil.copytree(directory, copy)
+  seal = json.loads((copy / "4.seal").read_text())
+  first, second = sorted(seal)[:2]
+  (copy / "4" / first).write_bytes(b"goes unnoticed")
+  (copy / "4.seal").write_text(json.dumps(seal | {first: "AAAAAA=="}))
+  assert seals.problem(copy, 4, optional="opt_state") is None
+  (copy / "4" / second).write_bytes(b"does not")
+  (copy / "4.seal").write_text(json.dumps(seal | {first: "BBBBBB=="}))
+  assert seals.problem(copy, 4, optional="opt_state") == f"{second}: not what was written"
 
 
 def test_everything_comes_back_bit_for_bit(directory):

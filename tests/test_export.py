@@ -110,7 +110,18 @@ def test_what_is_exported_is_the_policy(folder, trained, tmp_path):
   assert keys["max_position_embeddings"] == 4096 and keys["bos_token_id"] == 1
   with pytest.raises(ValueError, match="compare with the reference"):
     theirs.rank(SHOTS, PROMPT, ["a", "b"])
-  assert export.main(["--workdir", str(trained), "--out", str(tmp_path / "out")]) == 1
+
+
+def test_what_is_there_is_refused_before_anything_is_read(bucket, tmp_path):
+  """Here and in a bucket: of the run, which there is not, nothing is asked."""
+  (tmp_path / "used").mkdir()
+  for used in (tmp_path / "used", f"{bucket}/used"):
+    paths.write_atomic(paths.path(used) / "notes.txt", b"mine")
+    for function in (export.export, export.export_adapter):
+      with pytest.raises(huggingface.HuggingFaceError, match=r"found \['notes.txt'\], expected"):
+        function(tmp_path / "no run", used)
+  with pytest.raises(NotADirectoryError):
+    export.export(tmp_path / "no run", tmp_path / "used" / "notes.txt")
 
 
 def test_adapters_are_exported_alone(trained, tmp_path):
@@ -177,6 +188,7 @@ def test_what_others_have_no_model_for_is_not_exported(tmp_path, capsys):
   run(tmp_path / "run", c)
   assert export.main(["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 1
   assert "roles" in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()
 
 
 def config_of_scratch():

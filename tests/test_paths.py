@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs in a bucket: their directory, metrics and checkpoints, in a stand-in for Cloud Storage."""
 
+import io
 import json
 import shutil
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fspo_jax import checkpoints, paths
+from fspo_jax import checkpoints, paths, seals
 from fspo_jax.training import metrics, reference_cache
 from fspo_jax.workdir import Workdir, WorkdirError
 
@@ -123,6 +124,84 @@ def test_a_checkpoint_that_was_copied_out_of_a_bucket_is_held_against_its_seal(
   assert "is broken" not in caplog.text
   assert _opened(here) == (1, [1, 1, 1])
   assert f"{name}: not what was written" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["md5", "crc32c"])
+def test_a_checkpoint_that_was_copied_into_a_bucket_is_held_against_its_seal(
+  bucket, tmp_path, caplog, monkeypatch, kind
+):
+  """Its seal has what the bucket does not know, whichever that is: the objects are read."""
+  here, directory = tmp_path / "copied", paths.path(f"{bucket}/copied_{kind}")
+  with checkpoints.Checkpoints(here, keep=2) as saved:
+    for at in (1, 2):
+      _save(saved, at)
+  checksums = paths.checksums
+  if kind == "crc32c":
+    monkeypatch.setattr(paths, "checksums", lambda at: dict.fromkeys(checksums(at), "AAAAAA=="))
+  store, root = fsspec.url_to_fs(str(directory))
+  store.put(f"{here}/", root, recursive=True)  # as `gcloud storage cp -r` does
+  assert _opened(directory) == (2, [2, 2, 2])
+  assert "is broken" not in caplog.text
+  seals._compare.cache_clear()
+  name = next(name for name in json.loads((here / "2.seal").read_text()) if "params/d/" in name)
+  content = bytearray((here / "2" / name).read_bytes())
+  content[len(content) // 2] ^= 1
+  (directory / "2" / name).write_bytes(bytes(content))
+  assert _opened(directory) == (1, [1, 1, 1])
+  assert f"{name}: not what was written" in caplog.text
+
+
+def test_what_a_bucket_has_no_checksum_of_the_seals_kind_of_is_read_or_not_checked(
+  bucket, monkeypatch
+):
+  """Copied there from another: an MD5 is computed, a CRC32C not."""
+  directory = paths.path(f"{bucket}/parts")
+  with checkpoints.Checkpoints(directory, keep=2) as saved:
+    _save(saved, 1)
+  checksums = paths.checksums
+  monkeypatch.setattr(paths, "checksums", lambda at: dict.fromkeys(checksums(at), "AAAAAA=="))
+  assert seals.problem(directory, 1, optional="opt_state") is None
+  seal = json.loads((directory / "1.seal").read_text())
+  first, second = sorted(seal)[:2]
+  monkeypatch.setattr(paths, "checksums", checksums)
+  (directory / "1.seal").write_text(json.dumps(seal | {first: "AAAAAA=="}))
+  assert seals.problem(directory, 1, optional="opt_state") is None
+  (directory / "1.seal").write_text(json.dumps(seal | {second: "0" * 64}))
+  found = seals.problem(directory, 1, optional="opt_state")
+  assert found == f"{second}: not what was written"
+
+
+def test_what_is_cut_short_on_its_way_to_a_bucket_is_not_there(bucket, tmp_path, monkeypatch):
+  """A file that cannot be read on after its first piece; and without config.json it is no model."""
+
+  class Broken(io.FileIO):
+    pieces = 0
+
+    def read(self, size=-1):
+      self.pieces += 1
+      if self.pieces > 1:
+        raise OSError("the disk is gone")
+      return super().read(2**20)
+
+  def opened(name, *args, **kwargs):
+    return Broken(name) if str(name).endswith("weights") else whole(name, *args, **kwargs)
+
+  whole = io.open
+
+  made, target = tmp_path / "made", paths.path(f"{bucket}/cut")
+  made.mkdir()
+  for name, content in (("a", b"a"), ("config.json", b"{}"), ("weights", bytes(6 * 2**20))):
+    (made / name).write_bytes(content)
+  with monkeypatch.context() as patch:
+    patch.setattr("io.open", opened)
+    patch.setattr("builtins.open", opened)
+    with pytest.raises(OSError, match="the disk is gone"):
+      paths.copy_into(made, target)
+  assert [path.name for path in target.iterdir()] == ["a"]
+  paths.copy_into(made, target)
+  assert (target / "weights").read_bytes() == bytes(6 * 2**20)
+  with paths.local_files(target, (".json",)) as folder:
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
 def test_a_reference_cache_in_a_bucket(bucket):

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs that are told to end, or killed, at random moments: no step is lost or repeated.
 
-FSPO_ENDS=20 ends each of them so often, which takes minutes. By default only the first is run, and
-ended twice, and one that evaluates; `test_loop.py` and `test_main.py` end and kill one too.
+FSPO_ENDS=20 ends each of these runs 20 times, which takes minutes. By default there are two: one of
+one process, which is ended twice, and one of two processes, which is ended while it evaluates.
+`test_loop.py` and `test_main.py` end and kill a run too.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -128,7 +130,6 @@ class Run:
         time.sleep(0.2 if paths.in_bucket(self.workdir) else 0.002)
       for process in self.processes[which]:
         process.send_signal(number)
-      self.told = time.monotonic()
       return self.wait()
     finally:
       for process in self.processes:
@@ -236,7 +237,7 @@ def test_of_two_processes_whichever_is_told_while_the_first_evaluates_both_end(t
   for told in (1, 0):
     codes = run.end_when(evaluating, signal.SIGTERM, slice(told, told + 1))
     assert codes == {143}, run.log
-    assert time.monotonic() - run.told < 20
+    assert run.log.count("evaluating on") == 1  # not even the first split is done
     assert run.log.count("told to end (SIGTERM). The stage 'evaluate' was under way") == 2
     assert not (run.workdir / "stages" / "evaluate.json").exists()
     partial = json.loads((run.workdir / "stages" / "evaluate.partial.json").read_text())
@@ -258,25 +259,31 @@ def test_who_is_told_after_the_last_question_ends_with_the_watch():
     assert not watch.told()
 
 
-def _play(monkeypatch, process, words, work):
-  """`first_works` in one of two processes; the next question that it would ask."""
+def _play(monkeypatch, process, words, work, reached=lambda number: False):
+  """`first_works` in one of two processes: what it returns, and the next question."""
   monkeypatch.setattr(preemption.processes, "several", lambda: True)
   monkeypatch.setattr(preemption.processes, "first", lambda: process == 0)
   monkeypatch.setattr(preemption.processes, "tell", words.__setitem__)
   monkeypatch.setattr(preemption.processes, "hear", words.__getitem__)
+  monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", reached)
   monkeypatch.setattr(preemption, "_QUESTIONS", itertools.count(7))
+  monkeypatch.setattr(preemption, "_WORKS", itertools.count(1))
   monkeypatch.setattr(preemption, "_EVERY_SECONDS", 0.01)
-  preemption.first_works("a test", work)
-  return next(preemption._QUESTIONS)
+  found = preemption.first_works("a test", work)
+  return found, next(preemption._QUESTIONS)
 
 
 def test_when_the_first_has_worked_all_go_on_asking_with_the_same_numbers(monkeypatch):
-  monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", lambda n: False)
-  words, done = {}, []
-  first = _play(monkeypatch, 0, words, lambda: done.append(time.sleep(0.1)))
-  assert len(done) == 1 and first > 9
-  assert _play(monkeypatch, 1, words, lambda: done.append(1)) == first
-  assert len(done) == 1
+  asked_often, words = threading.Event(), {}
+
+  def reached(number):
+    if number == 9:  # its third
+      asked_often.set()
+    return False
+
+  found, first = _play(monkeypatch, 0, words, lambda: asked_often.wait(60), reached)
+  assert found is True and first > 9
+  assert _play(monkeypatch, 1, words, lambda: pytest.fail("of the first")) == (None, first)
 
   def fail():
     raise KeyError("of the work")
@@ -285,8 +292,8 @@ def test_when_the_first_has_worked_all_go_on_asking_with_the_same_numbers(monkey
     _play(monkeypatch, 0, {}, fail)
 
 
-def test_of_several_processes_the_next_stage_hears_what_came_after_the_one_before(monkeypatch):
-  """As JAX does it: yes at the question after the last one before the notice, by its number."""
+def _as_jax_does(monkeypatch):
+  """The questions, by their numbers, and the one to which the answer is yes when it is known."""
   questions, notice = [], []
 
   def reached(number):
@@ -295,9 +302,32 @@ def test_of_several_processes_the_next_stage_hears_what_came_after_the_one_befor
 
   monkeypatch.setattr(preemption.processes, "several", lambda: True)
   monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", reached)
+  return questions, notice
+
+
+def test_of_several_processes_the_next_stage_hears_what_came_after_the_one_before(monkeypatch):
+  """As JAX does it: yes at the question after the last one before the notice, by its number."""
+  questions, notice = _as_jax_does(monkeypatch)
   with preemption.watch() as watch:
     assert not any(watch.told() for _ in range(5))
   notice.append(questions[-1] + 1)
   with pytest.raises(preemption.Preempted), preemption.watch() as watch:
     assert watch.told() and questions == sorted(set(questions))
     raise preemption.Preempted
+
+
+def test_of_several_processes_a_work_of_the_first_hears_what_came_after_a_stage(monkeypatch):
+  questions, notice = _as_jax_does(monkeypatch)
+  words = {}
+  monkeypatch.setattr(preemption.processes, "first", lambda: True)
+  monkeypatch.setattr(preemption.processes, "tell", words.__setitem__)
+  with preemption.watch() as watch:
+    assert not watch.told()
+  notice.append(questions[-1] + 1)
+  with pytest.raises(preemption.Preempted, match="'a test' was under way"):
+    preemption.first_works("a test", lambda: None)
+  assert len(words) == 1  # so that the others hear of it
+  monkeypatch.setattr(preemption.processes, "first", lambda: False)
+  monkeypatch.setattr(preemption.processes, "hear", lambda key: next(iter(words.values())))
+  with pytest.raises(preemption.Preempted, match="'a test' was under way"):
+    preemption.first_works("a test", lambda: None)

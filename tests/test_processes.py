@@ -102,3 +102,20 @@ def test_alone_a_process_is_the_first():
   with processes.first_alone("a test"):
     processes.wait_for_all("nobody else")
   assert len(processes.names()) == 1
+
+
+def test_why_they_could_not_end_together_is_said(monkeypatch, capsys):
+  def fail():
+    raise RuntimeError("nobody is there")
+
+  class Ended(BaseException):
+    pass
+
+  def ended(status):
+    raise Ended(status)
+
+  monkeypatch.setattr(processes.jax.distributed, "shutdown", fail)
+  monkeypatch.setattr(processes.os, "_exit", ended)
+  with pytest.raises(Ended, match="143"):
+    processes.end(143, together=True)
+  assert "RuntimeError: nobody is there" in capsys.readouterr().err

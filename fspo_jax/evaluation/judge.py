@@ -208,6 +208,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     if args.model != WORLD and not args.base_url:
       raise ValueError("--base_url is missing: say where the endpoint is")
+    if args.model == WORLD and args.journals:
+      raise ValueError(
+        f"--journals={args.journals}: found --model={WORLD}, expected none: it writes nothing there"
+      )
     parts = urllib.parse.urlsplit(args.base_url or "")
     if parts.username or parts.password or parts.query:
       raise ValueError(

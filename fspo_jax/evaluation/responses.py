@@ -64,6 +64,7 @@ def read(path: str | os.PathLike[str]) -> list[Answered]:
   Raises:
     FileNotFoundError: there is none.
     ValueError: a line is not as the module's docstring says.
+    ImportError: it is in a bucket, and the extra `gcs` is not installed.
   """
   path = paths.path(path)
   if path.is_dir():

@@ -26,6 +26,8 @@ from fspo_jax.training import state as state_lib
 ABOUT = "fspo_jax.json"
 # The stages of a run that leave a model, the last first.
 STAGES = ("preference", "sft", "base")
+# Of the files of a model that are read: weights, configs, tokenizers and chat templates.
+_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
 
 
 def load(path: str | os.PathLike[str]) -> Personalizer:
@@ -40,15 +42,16 @@ def load(path: str | os.PathLike[str]) -> Personalizer:
   Raises:
     FileNotFoundError: there is nothing to open.
     ValueError: the model needs more than preferences.
+    ImportError: it is in a bucket, and the extra `gcs` is not installed.
   """
   path = paths.path(path)
   if (path / "checkpoints").is_dir():
     return _of_stage(path / "checkpoints" / last_stage(path))
   if huggingface.is_checkpoint(path):
-    with paths.local_files(path) as folder:
+    with paths.local_files(path, _SUFFIXES) as folder:
       return _of_hugging_face(folder)
   if (path / "model.safetensors").is_file():
-    with paths.local_files(path) as folder:
+    with paths.local_files(path, _SUFFIXES) as folder:
       return _of_base(folder)
   if path.is_dir() and any((child / "params").is_dir() for child in path.iterdir()):
     return _of_stage(path)

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from fspo_jax import paths
 from fspo_jax.evaluation import alpaca_eval, alpaca_files, responses
 from fspo_jax.inference import loading
 from fspo_jax.preferences import Preference
@@ -134,6 +135,14 @@ def test_outputs_are_read_as_they_were_written(tmp_path):
   assert alpaca_files.read_outputs(tmp_path / "o.json") == outputs
   with pytest.raises(ValueError, match="twice"):
     alpaca_files.write_outputs(tmp_path / "o.json", [*outputs, outputs[0]])
+
+
+def test_outputs_may_go_to_a_bucket(bucket, tmp_path):
+  outputs = [{"instruction": "Grüße?", "output": "ja", "generator": "fspo"}]
+  alpaca_files.write_outputs(tmp_path / "o.json", outputs)
+  alpaca_files.write_outputs(f"{bucket}/alpaca/o.json", outputs)
+  there = paths.path(f"{bucket}/alpaca/o.json")
+  assert there.read_bytes() == (tmp_path / "o.json").read_bytes()
 
 
 def _run(path, description="Likes it short."):

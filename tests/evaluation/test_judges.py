@@ -261,6 +261,7 @@ def test_of_a_run_in_a_bucket_the_result_is_there_and_what_was_paid_for_here(run
   ("more", "message"),
   [
     ([], "--base_url is missing"),
+    (["--model=world", "--journals=kept"], "--journals=kept: found --model=world, expected none"),
     (["--base_url=http://ana:secret@127.0.0.1:9/v1"], "expected none: it is written down"),
     (["--base_url=http://127.0.0.1:9/v1", "--show=all"], "show: found 'all'"),
     (["--base_url=http://127.0.0.1:9/v1", "--methods=fspo_rat"], "found .'fspo_rat'., expected"),

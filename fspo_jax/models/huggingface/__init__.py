@@ -16,12 +16,13 @@ safetensors; pickles are never loaded.
 
 from fspo_jax.models.huggingface.companions import Companions, load_companions
 from fspo_jax.models.huggingface.errors import HuggingFaceError
-from fspo_jax.models.huggingface.exporting import save_adapter, save_model
+from fspo_jax.models.huggingface.exporting import check_new, save_adapter, save_model
 from fspo_jax.models.huggingface.importing import is_checkpoint, load_config, load_params
 
 __all__ = [
   "Companions",
   "HuggingFaceError",
+  "check_new",
   "is_checkpoint",
   "load_companions",
   "load_config",

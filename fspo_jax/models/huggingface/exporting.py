@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 import numpy as np
 from safetensors import numpy as safetensors
 
+from fspo_jax import paths
 from fspo_jax.models import lora, transformer
 from fspo_jax.models.architecture import TransformerConfig
 from fspo_jax.models.huggingface import companions, files, tensors, write_config
@@ -144,12 +145,24 @@ def _check(params: dict[str, Any], config: TransformerConfig) -> None:
       )
 
 
-def _new(directory: str | os.PathLike[str]) -> pathlib.Path:
-  path = pathlib.Path(directory)
-  path.mkdir(parents=True, exist_ok=True)
-  found = sorted(p.name for p in path.iterdir())
+def check_new(directory: str | os.PathLike[str]) -> None:
+  """Refuses a folder, of this machine or of a bucket, that has something in it.
+
+  Raises:
+    HuggingFaceError: it has.
+    NotADirectoryError: it is a file.
+    ImportError: it is in a bucket, and the extra `gcs` is not installed.
+  """
+  path = paths.path(directory)
+  found = sorted(p.name for p in path.iterdir()) if path.exists() else []
   if found:
     raise HuggingFaceError(f"{path}: found {found[:5]}, expected a new or an empty folder")
+
+
+def _new(directory: str | os.PathLike[str]) -> pathlib.Path:
+  check_new(directory)
+  path = pathlib.Path(directory)
+  path.mkdir(parents=True, exist_ok=True)
   return path
 
 
