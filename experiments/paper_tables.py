@@ -65,6 +65,8 @@ ROWS: dict[tuple[str, str], dict[str, str]] = {
   ("prompted", "oracle"): {"roleplay": "90.9"},
 }
 NAMES = tuple(dict.fromkeys(run for run, _ in ROWS))
+# The objective of a run that has one for a row of its own.
+OBJECTIVES = {"dpo": "DPO", "ipo": "IPO", "kto": "KTO", "simpo": "SimPO"}
 # Every stage of every row in a few minutes: numbers that mean nothing.
 RUNLOCAL = (
   "--config.preference.steps=4",
@@ -227,6 +229,12 @@ def cell(found: Sequence[results_lib.Results], *path: str) -> Cell:
   return Cell(tuple(values), tuple(tuple(i) if i else None for i in intervals))
 
 
+def label(name: str, method: str) -> str:
+  """What a row is called: the method, and the objective where several runs have one each."""
+  objective = OBJECTIVES.get(name.removeprefix("fspo_"))
+  return METHODS[method].label + (f" ({objective})" if objective else "")
+
+
 def table(world: str, runs: Sequence[Run]) -> str:
   """A world's table, Markdown."""
   found: dict[str, list[results_lib.Results]] = {}
@@ -242,7 +250,7 @@ def table(world: str, runs: Sequence[Run]) -> str:
   lines = [head, [":--"] * len(head)]
   for (name, method), paper in ROWS.items():
     results = found.get(name, [])
-    line = [METHODS[method].label, f"`{name}`", paper.get(world, ""), str(len(results))]
+    line = [label(name, method), f"`{name}`", paper.get(world, ""), str(len(results))]
     for split in splits:
       line.append(str(cell(results, "win_rate", method, split, "mean")))
       line += [

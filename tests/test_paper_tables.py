@@ -71,7 +71,7 @@ def test_a_cell_is_the_mean_over_seeds_with_the_error_of_the_mean(tables, tmp_pa
   text = (tmp_path / "out" / "README.md").read_text()
   (row,) = [line for line in text.splitlines() if "`fspo_ipo`" in line and "80.4" in line]
   cells = [cell.strip() for cell in row.strip("|").split("|")]
-  assert cells[:4] == ["FSPO", "`fspo_ipo`", "80.4, 73.6", "2"]
+  assert cells[:4] == ["FSPO (IPO)", "`fspo_ipo`", "80.4, 73.6", "2"]
   assert cells[4:9] == ["85.0 ± 2.5"] * 5
   assert "2 of 24 runs" in text
   assert "| `methods.py:fspo_ipo,reviews` seed 1 | c0ffee | a CPU, 2 cores, cpu | 90 |" in text
