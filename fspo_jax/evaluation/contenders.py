@@ -59,7 +59,8 @@ class Models:
 
   def writer(self, *, trained: bool) -> Writer:
     """The policy at work, or the base."""
-    return Writer(self.model, self.policy if trained else self.base, self.formatter)
+    params = self.policy if trained else self.base
+    return Writer(self.model, params, self.formatter, mesh=self.mesh)
 
 
 def on_own_device(models: Models) -> Models:
