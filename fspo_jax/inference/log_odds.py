@@ -24,7 +24,7 @@ def of_pairs(
   mesh: jax.sharding.Mesh,
   vocab_chunk: int,
 ) -> Float[jax.Array, "B P"]:
-  """log p(chosen) - log p(rejected) of each pair, summed over tokens, in nats.
+  """The difference log p(chosen) - log p(rejected) of each pair, summed over tokens, in nats.
 
   Args:
     model: the decoder.

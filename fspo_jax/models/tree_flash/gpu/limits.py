@@ -20,7 +20,9 @@ from jax.experimental.pallas import triton
 
 # Triton's arrays are powers of two, and the sides of its matrix products this at least.
 LEAST = 16
-LEAST_CAPABILITY = 8  # whose tensor cores have bfloat16
+# Of GPUs that blocks of these sizes were compiled for: others have less shared memory (99 KiB a
+# block of 8.6, 8.9 and 12.0), or nothing is known of them.
+CAPABILITIES = ("8.0", "9.0")
 _MOST_BYTES = 64 * 128 * 2  # of a block of keys
 _MOST_ROW_BYTES = 128 * 2  # of a block of scores, as large as numbers are in the products
 # Above it eight warps have a block, where four would spill.
