@@ -165,7 +165,7 @@ def _notes(
       f"the {s.episodes} episodes of a split, against the frozen reference with the same shots "
       "and no description."
     )
-  if s.descriptions > 1 and "fspo_rat" in s.methods:
+  if s.descriptions > 1:
     notes.append(
       f"Of {s.descriptions} descriptions that are written of a user, the one is kept under which "
       "the labels of the shots are likeliest."

@@ -226,7 +226,7 @@ class Recipe:
       rows = rows_lib.paired(
         self.config,
         stage.rows,
-        Writer(model, reference, formatter),
+        Writer(model, reference, formatter, mesh=self.plan.mesh),
         self.plan.data.world,
         self.workdir.path / "description_pairs.jsonl",
         self.plan.seed("descriptions"),

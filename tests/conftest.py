@@ -41,7 +41,7 @@ def repo() -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def optimized():
-  """XLA optimizes what a module compiles: for results that have to agree to the last bit."""
+  """XLA optimizes what a module compiles, as for users: for results that agree to the last bit."""
   import jax  # Not above: see there.
 
   name = "jax_disable_most_optimizations"

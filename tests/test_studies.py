@@ -3,15 +3,23 @@
 """Studies of a finished run: all of each, on one that a tiny model has made in seconds."""
 
 import dataclasses
+import importlib
 import json
+import pathlib
 import runpy
+import types
 
 from absl import app
 import pytest
 
-from fspo_jax import recipe
+from fspo_jax import paths, recipe
 from fspo_jax.evaluation import evaluate, judge, statistics
+from fspo_jax.inference.sampler import Decoding
 from tests import tiny, tiny_base
+
+described, record_lib = (
+  importlib.import_module(f"experiments.studies.common.{name}") for name in ("described", "record")
+)
 
 
 def _study(name, *arguments):
@@ -106,12 +114,67 @@ def test_the_best_of_several_descriptions(run):
   """The gold one is what the evaluation calls so; of one that is sampled there is no choice."""
   arguments = ("--n=1,3", "--episodes=4", "--prompts=1")
   record = _record(run, "descriptions", *arguments)
-  assert set(record["by_n"]) == {"1", "3"} and record["gold"]["f1"] == 1.0
+  assert set(record["by_n"]) == {"1", "3"}
   gold = _record(run, "corruption", "--of=gold", "--shares=0", "--episodes=4", "--prompts=1")
-  assert {**gold["by_share"]["0"], "f1": 1.0} == record["gold"]
+  assert {**gold["by_share"]["0"], "f1": gold["description_f1"]} == record["gold"]
   assert gold["without"] == record["without"]
   assert record["greedy"]["win_rate"]["users"] > 1
   assert (run / "studies" / "descriptions.png").stat().st_size > 10_000
+  # One that is sampled is what the evaluation writes of a user at that temperature.
+  whole = recipe.reopen(run)
+  people = described.DescribedUsers(whole, users=4, prompts=1)
+  length = Decoding(1.0, 1.0, whole.plan.settings.max_description_tokens)
+  shots = [episode.shots for episode in people.episodes]
+  written = people.models.writer(trained=True).describe(shots, length, seed=people.seed)
+  texts = [w.text for w in written]
+  assert {**people.measure(texts), "f1": people.f1(texts)} == record["by_n"]["1"]
+  assert people.measure(["", *texts[1:]])["win_rate"]["users"] > 1  # nothing was written of one
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["--n="], "--n=: expected integers of 1 or more"),
+    (["--n=2,x"], "--n=2,x: expected"),
+    (["--n=0"], "--n=0: expected"),
+    (["--n=1,2", "--temperature=0"], "--temperature=0.0: expected more than 0"),
+    (["--n=1", "--temperature=-1"], "--temperature=-1.0: expected"),
+  ],
+)
+def test_descriptions_that_cannot_be_written_are_refused_first(arguments, message):
+  with (
+    _study("descriptions", "--workdir=nowhere", *arguments) as study,
+    pytest.raises(app.UsageError, match=message),
+  ):
+    study["main"](["descriptions"])
+
+
+def test_of_users_of_no_world_nobody_knows_what_descriptions_say():
+  """Nothing of the models is opened."""
+  data = types.SimpleNamespace(truth=lambda source: None)
+  plan = types.SimpleNamespace(data=data, evaluation={"unseen": None})
+  run = types.SimpleNamespace(plan=plan, workdir=types.SimpleNamespace(path="runs/own"))
+  with pytest.raises(app.UsageError, match="--workdir=runs/own: no world knows"):
+    described.DescribedUsers(run, users=2, prompts=1)
+
+
+def test_a_study_of_a_run_in_a_bucket_is_left_there(bucket, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  run = types.SimpleNamespace(
+    workdir=types.SimpleNamespace(path=paths.path(f"{bucket}/studied")),
+    config=types.SimpleNamespace(seed=3),
+  )
+
+  def draw(path: pathlib.Path):
+    path.write_bytes(b"drawn")
+
+  record_lib.write(run, "costs", {"seconds": 2.5}, draw, out=None)
+  folder = paths.path(f"{bucket}/studied/studies")
+  found = json.loads((folder / "costs.json").read_text())
+  assert found["seconds"] == 2.5 and found["environment"]["seed"] == 3
+  assert (folder / "costs.png").read_bytes() == b"drawn"
+  assert f"{bucket}/studied/studies/costs.json and .png" in capsys.readouterr().out
+  assert not [*tmp_path.iterdir()]
 
 
 def test_what_an_answer_costs(run):

@@ -50,7 +50,9 @@ _PLATFORM = flags.DEFINE_enum(
 )
 _ONLY = flags.DEFINE_list("only", list(contract.NAMES), "Contenders, beside ours and paper_layout.")
 _KERNEL_BLOCK = flags.DEFINE_integer(
-  "kernel_block", 64, "Tokens of a block of ours_pallas_gpu's attention."
+  "kernel_block",
+  setting_lib.Setting.kernel_block,
+  f"Tokens of a block of {contract.KERNELS}'s attention.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights and episodes.")
 _OUT = flags.DEFINE_string("out", None, "File for the JSON, indented.")
@@ -381,6 +383,11 @@ def main(argv: list[str]) -> None:
   unknown = set(_ONLY.value) - set(contract.NAMES)
   if unknown:
     raise app.UsageError(f"--only: found {sorted(unknown)}, expected some of {contract.NAMES}")
+  if _KERNEL_BLOCK.present and contract.KERNELS not in _ONLY.value:
+    raise app.UsageError(
+      f"--kernel_block={_KERNEL_BLOCK.value}: found --only={','.join(_ONLY.value)}, expected "
+      f"{contract.KERNELS} among them, which alone has such blocks"
+    )
   for flag in (_ROUNDS, _STEPS, _WARMUP):
     if flag.value < 1:
       raise app.UsageError(f"--{flag.name}={flag.value}: expected 1 or more")

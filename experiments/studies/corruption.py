@@ -14,18 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import pathlib
+import sys
 from typing import Any
 
 from absl import app, flags
 import numpy as np
 
-from fspo_jax import recipe
-from fspo_jax.evaluation import plots, studies
-from fspo_jax.evaluation import told as told_lib
-from fspo_jax.evaluation.corruption import corrupt
-from fspo_jax.evaluation.methods import METHODS
-from fspo_jax.inference import rat
-from fspo_jax.inference.sampler import Decoding
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
+
+from experiments.studies.common import described, record  # noqa: E402
+from fspo_jax import recipe  # noqa: E402
+from fspo_jax.evaluation import plots  # noqa: E402
+from fspo_jax.evaluation.corruption import corrupt  # noqa: E402
+from fspo_jax.evaluation.methods import METHODS  # noqa: E402
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run, of a world.", required=True)
 _OF = flags.DEFINE_enum("of", "written", ["written", "gold"], "Which descriptions.")
@@ -41,32 +43,28 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   run = recipe.reopen(_WORKDIR.value)
   found = study(run, [float(share) for share in _SHARES.value])
-  record = {"of": _OF.value, **found}
-  studies.write(run, "corruption", record, lambda path: draw(found, path), out=_OUT.value)
+  entries = {"of": _OF.value, **found}
+  record.write(run, "corruption", entries, lambda path: draw(found, path), out=_OUT.value)
 
 
 def study(run: recipe.Recipe, shares: Sequence[float]) -> dict[str, Any]:
   """Accuracy and win rate by share, and without a description."""
-  told = told_lib.Told(run, users=_EPISODES.value, prompts=_PROMPTS.value)
-  s, texts = told.settings, [episode.description for episode in told.episodes]
+  people = described.DescribedUsers(run, users=_EPISODES.value, prompts=_PROMPTS.value)
+  texts, s = people.gold, run.plan.settings
   if _OF.value == "written":
-    length = Decoding(s.description_temperature, 1.0, s.max_description_tokens)
-    described = rat.describe(
-      told.models.writer(trained=True), [e.shots for e in told.episodes], length, seed=told.seed
-    )
-    texts = [each.text for each in described]
+    texts = people.write(n=s.descriptions, temperature=s.description_temperature)
 
   def corrupted(share: float) -> list[str]:
     return [
-      corrupt(told.world, np.random.default_rng([told.seed, i]), text, share)
+      corrupt(people.world, np.random.default_rng([people.seed, i]), text, share)
       for i, text in enumerate(texts)
     ]
 
   return {
     "shots": s.shots,
-    "without": told.measure(None),
-    "by_share": {f"{share:g}": told.measure(corrupted(share)) for share in shares},
-    "description_f1": told.f1(texts),
+    "without": people.measure(None),
+    "by_share": {f"{share:g}": people.measure(corrupted(share)) for share in shares},
+    "description_f1": people.f1(texts),
   }
 
 

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import pathlib
+import sys
 from typing import Any
 
 from absl import app, flags
 import numpy as np
 
-from fspo_jax import recipe
-from fspo_jax.evaluation import plots, studies
-from fspo_jax.evaluation import told as told_lib
-from fspo_jax.evaluation.methods import METHODS
-from fspo_jax.inference import rat
-from fspo_jax.inference.sampler import Decoding
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
+
+from experiments.studies.common import described, record  # noqa: E402
+from fspo_jax import recipe  # noqa: E402
+from fspo_jax.evaluation import plots  # noqa: E402
+from fspo_jax.evaluation.methods import METHODS  # noqa: E402
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run of a world.", required=True)
 _N = flags.DEFINE_list("n", ["1", "2", "4", "8", "16"], "How many are sampled; 1 for comparison.")
@@ -45,38 +47,38 @@ def main(argv: list[str]) -> None:
   """Measures and draws."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
+  counts = _counts()
   run = recipe.reopen(_WORKDIR.value)
-  found = study(run, [int(n) for n in _N.value])
-  studies.write(run, "descriptions", found, lambda path: draw(found, path), out=_OUT.value)
+  found = study(run, counts)
+  record.write(run, "descriptions", found, lambda path: draw(found, path), out=_OUT.value)
+
+
+def _counts() -> list[int]:
+  """The numbers of --n; UsageError for what none can be written of."""
+  if not _N.value or not all(n.isdecimal() and int(n) for n in _N.value):
+    raise app.UsageError(f"--n={','.join(_N.value)}: expected integers of 1 or more")
+  counts = [int(n) for n in _N.value]
+  if _TEMPERATURE.value < 0 or (max(counts) > 1 and not _TEMPERATURE.value):
+    raise app.UsageError(
+      f"--temperature={_TEMPERATURE.value}: expected more than 0, where several are all the same"
+    )
+  return counts
 
 
 def study(run: recipe.Recipe, counts: Sequence[int]) -> dict[str, Any]:
   """F1, accuracy and win rate by n, of the greedy description, the gold one, and without."""
-  told = told_lib.Told(run, users=_EPISODES.value, prompts=_PROMPTS.value)
-  shots = [episode.shots for episode in told.episodes]
-  writer = told.models.writer(trained=True)
+  people = described.DescribedUsers(run, users=_EPISODES.value, prompts=_PROMPTS.value)
 
-  def measured(n: int, temperature: float) -> dict[str, Any]:
-    decoding = Decoding(temperature, 1.0, told.settings.max_description_tokens)
-    found = rat.describe(
-      writer,
-      shots,
-      decoding,
-      n=n,
-      seed=told.seed,
-      rows=told.settings.rows,
-      vocab_chunk=told.models.vocab_chunk,
-    )
-    texts = [description.text for description in found]
-    return told.measure(texts) | {"f1": told.f1(texts)}
+  def measured(texts: Sequence[str]) -> dict[str, Any]:
+    return people.measure(texts) | {"f1": people.f1(texts)}
 
   return {
-    "shots": told.settings.shots,
+    "shots": people.settings.shots,
     "temperature": _TEMPERATURE.value,
-    "without": told.measure(None),
-    "gold": told.measure([episode.description for episode in told.episodes]) | {"f1": 1.0},
-    "greedy": measured(1, 0.0),
-    "by_n": {str(n): measured(n, _TEMPERATURE.value) for n in counts},
+    "without": people.measure(None),
+    "gold": measured(people.gold),
+    "greedy": measured(people.write(n=1, temperature=0.0)),
+    "by_n": {str(n): measured(people.write(n=n, temperature=_TEMPERATURE.value)) for n in counts},
   }
 
 

@@ -4,25 +4,33 @@ r"""What a personalized answer costs: seconds and tokens of each method, for one
 
 python experiments/studies/latency.py --workdir=RUN [--out=DIR]
 
-FSPO reads a user's shots once for all questions, RAT writes a description first. Each is timed
-after a first call that compiles, with a new seed each time. Compare the ratios: the seconds are
-those of the machine, and of whatever else it did. Writes latency.json.
+FSPO reads a user's shots once for all questions, RAT writes a description first, or as many as the
+run's evaluation has (`evaluation.descriptions`), of which the tokens of the one that is kept are
+counted. Each is timed after a first call that compiles, with a new seed each time. Compare the
+ratios: the seconds are those of the machine, and of whatever else it did. Writes latency.json.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import pathlib
 import statistics
+import sys
 import time
 from typing import Any
 
 from absl import app, flags
 
-from fspo_jax import recipe
-from fspo_jax.episodes.sampling import Episode
-from fspo_jax.evaluation import evaluate, studies, win_rate
-from fspo_jax.inference.sampler import Decoding
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
+
+from experiments.studies.common import record  # noqa: E402
+from fspo_jax import recipe  # noqa: E402
+from fspo_jax.episodes.sampling import Episode  # noqa: E402
+from fspo_jax.evaluation import evaluate, win_rate  # noqa: E402
+from fspo_jax.inference import rat  # noqa: E402
+from fspo_jax.inference.sampler import Decoding  # noqa: E402
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run, of a world.", required=True)
 _METHODS = flags.DEFINE_list(
@@ -42,11 +50,14 @@ def study(run: recipe.Recipe) -> dict[str, Any]:
     episodes=_USERS.value,
     rat_episodes=_USERS.value,
     win_rate_users=0,
+    descriptions=1,
   )
   source = plan.evaluation["unseen"]
-  models, truth = run.models(), plan.data.truth(source)
+  truth = plan.data.truth(source)
   if truth is None:
     raise app.UsageError(f"--workdir={_WORKDIR.value}: no world has questions to ask")
+  models = run.models()
+  writer = models.writer(trained=True)
   decoding = Decoding(settings.temperatures[0], settings.top_p, settings.max_response_tokens)
   length = Decoding(settings.description_temperature, 1.0, settings.max_description_tokens)
   evaluation = evaluate.SplitEvaluation("unseen", source, models, settings, seed=seed)
@@ -61,10 +72,16 @@ def study(run: recipe.Recipe) -> dict[str, Any]:
       start = time.perf_counter()
       if method == "fspo_rat":
         # Not as the contender does, which writes the descriptions after all ks, and once.
-        described = models.writer(trained=True).describe(
-          [e.shots for e in own], length, seed=seed + repeat
+        described = rat.describe(
+          writer,
+          [e.shots for e in own],
+          length,
+          n=plan.settings.descriptions,
+          seed=seed + repeat,
+          rows=settings.rows,
+          vocab_chunk=models.vocab_chunk,
         )
-        written = models.writer(trained=True).respond(
+        written = writer.respond(
           [e.shots for e in own],
           prompts[:users],
           decoding,
@@ -99,16 +116,16 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   run = recipe.reopen(_WORKDIR.value)
-  record = {"by_users": study(run)}
-  base = record["by_users"][_METHODS.value[0]]
-  for method, by_users in record["by_users"].items():
+  by_method = study(run)
+  base = by_method[_METHODS.value[0]]
+  for method, by_users in by_method.items():
     for users, found in by_users.items():
       ratio = found["seconds"] / base[users]["seconds"]
       print(
         f"{method:18} {users:>4} users: {found['seconds']:.3f} s ({ratio:.2f} x base), "
         f"{found['tokens_per_second']:.0f} tokens/s"
       )
-  studies.write(run, "latency", record, out=_OUT.value)
+  record.write(run, "latency", {"by_users": by_method}, out=_OUT.value)
 
 
 if __name__ == "__main__":

@@ -16,30 +16,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 from absl import app, flags
-import jax
-import jax.numpy as jnp
 from jaxtyping import Float
 import numpy as np
 import scipy.optimize
 import scipy.special
 
-from fspo_jax import recipe
-from fspo_jax.episodes import batching
-from fspo_jax.episodes.sampling import Episode
-from fspo_jax.episodes.templates import Layout
-from fspo_jax.evaluation import active_questions, plots, studies
-from fspo_jax.evaluation.active_questions import Predictor, Task
-from fspo_jax.evaluation.contenders import Models
-from fspo_jax.evaluation.methods import METHODS
-from fspo_jax.models import scoring
-from fspo_jax.preferences import Preference
-from fspo_jax.training import step
-from fspo_jax.worlds.reviews import COMBINATION_INDEX, ReviewsWorld, combination_rewards
-from fspo_jax.worlds.reviews_text import parse
-from fspo_jax.worlds.world import World
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
+
+from experiments.studies.common import record  # noqa: E402
+from fspo_jax import recipe  # noqa: E402
+from fspo_jax.episodes import batching  # noqa: E402
+from fspo_jax.episodes.sampling import Episode  # noqa: E402
+from fspo_jax.episodes.templates import Layout  # noqa: E402
+from fspo_jax.evaluation import active_questions, plots  # noqa: E402
+from fspo_jax.evaluation.active_questions import Predictor, Task  # noqa: E402
+from fspo_jax.evaluation.contenders import Models  # noqa: E402
+from fspo_jax.evaluation.methods import METHODS  # noqa: E402
+from fspo_jax.inference import log_odds  # noqa: E402
+from fspo_jax.preferences import Preference  # noqa: E402
+from fspo_jax.worlds.reviews import COMBINATION_INDEX, ReviewsWorld, combination_rewards  # noqa: E402
+from fspo_jax.worlds.reviews_text import parse  # noqa: E402
+from fspo_jax.worlds.world import World  # noqa: E402
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "A finished run of FSPO, of a world.", required=True
@@ -99,13 +101,6 @@ class ModelPredictor:
 
   def __init__(self, models: Models, *, shots: int, rows: int, scale: float = 1.0) -> None:
     self._models, self._shots, self._rows, self.scale = models, shots, rows, scale
-    self._score = jax.jit(self._differences)
-
-  def _differences(self, params: dict, batch: batching.TreeBatch) -> jax.Array:
-    models = self._models
-    scores = scoring.segment_scores(models.model, params, batch, chunk=models.vocab_chunk)
-    nothing = jax.tree.map(jnp.zeros_like, scores)
-    return step.pair_margins(scores, nothing, batch, length_normalize=False)
 
   def margins(
     self, contexts: Sequence[Sequence[Preference]], pairs: Sequence[Sequence[Preference]]
@@ -147,7 +142,10 @@ class ModelPredictor:
     found = []
     for first in range(0, len(episodes), self._rows):
       batch = batching.stack([rows(i) for i in range(first, first + self._rows)])
-      found.append(np.asarray(self._score(params, batch)))
+      odds = log_odds.of_pairs(
+        models.model, params, batch, mesh=models.mesh, vocab_chunk=models.vocab_chunk
+      )
+      found.append(np.asarray(odds))
     return np.concatenate(found)[: len(episodes), :count]
 
 
@@ -212,18 +210,18 @@ def main(argv: list[str]) -> None:
   if isinstance(world, ReviewsWorld):
     predictors["ideal observer"] = IdealObserver(world)
   ids = [task.user_id for task in tasks]
-  record: dict[str, Any] = {"scale": model.scale}
+  entries: dict[str, Any] = {"scale": model.scale}
   for name, predict in predictors.items():
     found = {
       strategy: active_questions.ask(tasks, strategy, predict, _QUESTIONS.value)
       for strategy in active_questions.STRATEGIES
     }
-    record[name] = active_questions.summarize(found, ids, resamples=1000)
-    for strategy, summary in record[name].items():
+    entries[name] = active_questions.summarize(found, ids, resamples=1000)
+    for strategy, summary in entries[name].items():
       curve = " ".join(f"{x:.3f}" for x in summary["accuracy"])
       print(f"{name}, {strategy}: {curve}; needed: {summary['needed']}", flush=True)
-  drawn = {name: record[name] for name in predictors}
-  studies.write(run, "questions", record, lambda path: draw(drawn, path), out=_OUT.value)
+  drawn = {name: entries[name] for name in predictors}
+  record.write(run, "questions", entries, lambda path: draw(drawn, path), out=_OUT.value)
 
 
 def draw(found: dict[str, Any], path: pathlib.Path) -> None:

@@ -14,14 +14,19 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 from absl import app, flags
 import numpy as np
 
-from fspo_jax import recipe
-from fspo_jax.evaluation import evaluate, plots, studies
-from fspo_jax.evaluation.methods import METHODS
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
+
+from experiments.studies.common import record  # noqa: E402
+from fspo_jax import recipe  # noqa: E402
+from fspo_jax.evaluation import evaluate, plots  # noqa: E402
+from fspo_jax.evaluation.methods import METHODS  # noqa: E402
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
 _SHOTS = flags.DEFINE_integer("shots", 16, "The most shots.")
@@ -48,6 +53,7 @@ def measure(run: recipe.Recipe, split: str, shots: int, episodes: int) -> dict[s
     shots=shots,
     episodes=episodes,
     rat_episodes=0,
+    descriptions=1,
     win_rate_users=0,
   )
   seed = plan.seed("evaluation")
@@ -115,12 +121,12 @@ def main(argv: list[str]) -> None:
     split: {name: drops(by_k, r["accuracy_ci95"][name]) for name, by_k in r["accuracy"].items()}
     for split, r in found.items()
   }
-  record = {
+  entries = {
     "trained_with": trained,
     "splits": found,
     "ks_below_the_interval_of_a_smaller_one": hurt,
   }
-  studies.write(run, "shots", record, lambda path: draw(found, trained, path), out=_OUT.value)
+  record.write(run, "shots", entries, lambda path: draw(found, trained, path), out=_OUT.value)
 
 
 if __name__ == "__main__":

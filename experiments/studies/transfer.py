@@ -50,7 +50,7 @@ def measure(
     win_rate_users: of how many of them the win rate is.
   """
   settings = dataclasses.replace(
-    run.plan.settings, methods=_METHODS, episodes=episodes, rat_episodes=0
+    run.plan.settings, methods=_METHODS, episodes=episodes, rat_episodes=0, descriptions=1
   )
   # One seed for all runs: they meet the same episodes, and get the same prompts.
   source = WorldEpisodes(world, "unseen", settings.shots, 1, seed=0)

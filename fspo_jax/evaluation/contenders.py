@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import copy
 import dataclasses
 from typing import Protocol
 
@@ -59,7 +60,8 @@ class Models:
 
   def writer(self, *, trained: bool) -> Writer:
     """The policy at work, or the base."""
-    return Writer(self.model, self.policy if trained else self.base, self.formatter)
+    params = self.policy if trained else self.base
+    return Writer(self.model, params, self.formatter, mesh=self.mesh)
 
 
 def on_own_device(models: Models) -> Models:
@@ -120,6 +122,12 @@ class Scorer:
     if key not in self._found or len(self._found[key][0][0]) < count:
       self._found[key] = self._score(episodes, *key)
     return [values[:count] for values in self._found[key][0]]
+
+  def without_descriptions(self) -> Scorer:
+    """A scorer of the same episodes under other descriptions: it keeps what has none."""
+    other = copy.copy(self)
+    other._found = {key: found for key, found in self._found.items() if not key[2]}
+    return other
 
   @property
   def facts(self) -> dict[str, float]:

@@ -67,6 +67,12 @@ class Settings:
         f"{self.description_temperature}: expected 1 or more, and 1 at temperature 0, where all of "
         "them are the same"
       )
+    if self.descriptions > 1 and not ("fspo_rat" in self.methods and self.rat_episodes):
+      raise ValueError(
+        f"evaluation.descriptions={self.descriptions}: found evaluation.methods={self.methods} and "
+        f"evaluation.rat_episodes={self.rat_episodes}, expected 'fspo_rat', which writes them, and "
+        "1 or more"
+      )
     if not self.temperatures or self.win_rate_prompts < 1 or self.bootstrap < 1:
       raise ValueError(
         "evaluation.temperatures needs one or more, evaluation.win_rate_prompts and "
@@ -123,7 +129,7 @@ class SplitEvaluation:
     self.shots, self.seed = settings.shots, seed
     self.episodes = [episode_fn(i) for i in range(settings.episodes)]
     self.user_ids = [episode.user_id for episode in self.episodes]
-    self.described = all(episode.description for episode in self.episodes)
+    self.described = all(episode.description is not None for episode in self.episodes)
     self.scorer = Scorer(
       models,
       shots=settings.shots,

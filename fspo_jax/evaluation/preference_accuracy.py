@@ -5,19 +5,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Float, Int
 import numpy as np
 
-from fspo_jax import sharding
 from fspo_jax.episodes import batching
 from fspo_jax.episodes.templates import Context
-from fspo_jax.models import scoring, transformer
+from fspo_jax.inference import log_odds
+from fspo_jax.models import transformer
 from fspo_jax.training import metrics as metrics_lib
-from fspo_jax.training.step import pair_margins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +46,6 @@ class PairScores:
     total = np.bincount(self.episode[here], self.difference[here], episodes)
     count = np.bincount(self.episode[here], minlength=episodes)
     return np.divide(total, count, out=np.full(episodes, np.nan), where=count > 0)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _differences(
-  model: transformer.Transformer, params: dict, batch: batching.TreeBatch, vocab_chunk: int
-) -> Float[jax.Array, "B P"]:
-  scores = scoring.segment_scores(model, params, batch, chunk=vocab_chunk)
-  nothing = jax.tree.map(jnp.zeros_like, scores)
-  return pair_margins(scores, nothing, batch, length_normalize=False)
 
 
 def score_pairs(
@@ -93,11 +81,11 @@ def score_pairs(
   columns: list[tuple[np.ndarray, ...]] = []
   dropped, padding = 0, []
   data = batching.batches(rows, rows_per_step=rows_per_batch, steps=steps)
-  with metrics_lib.progress_bar() as bar, sharding.use(mesh):
+  with metrics_lib.progress_bar() as bar:
     task = bar.add_task(label, total=steps, note="")
     for batch in data:
       difference = np.asarray(
-        _differences(model, params, sharding.to_global(mesh, batch), vocab_chunk)
+        log_odds.of_pairs(model, params, batch, mesh=mesh, vocab_chunk=vocab_chunk)
       )
       first = batch.row // packing.window_rows * packing.window_episodes
       episode = first[:, None] + batch.pair_episode

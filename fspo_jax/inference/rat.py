@@ -11,21 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 import numpy as np
 
 from fspo_jax.episodes import batching
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.episodes.templates import Layout, Role
-from fspo_jax.inference import sampler
+from fspo_jax.inference import log_odds, sampler
 from fspo_jax.inference.writer import Writer, Written
-from fspo_jax.models import scoring, transformer
 from fspo_jax.preferences import Preference
-from fspo_jax.training import step
 
 # A description, and the shots' pairs under it as queries; no shots in the context.
 _LAYOUT = Layout(description_shots=(0,), description_queries=(0,))
@@ -98,7 +93,7 @@ def describe(
     n: 1 for the description that RAT writes; more to write so many, and keep the one with the best
       `label_fits`, the first of equals. Those that were cut are kept only if all of them were.
     seed: with the indices of user and description, all that the randomness depends on.
-    rows: descriptions that are scored together.
+    rows: descriptions that are scored together; see `label_fits`.
     vocab_chunk: vocabulary entries per chunk of the projection.
 
   Returns:
@@ -151,11 +146,16 @@ def label_fits(
   Bradley-Terry model (as DPO, arXiv 2305.18290 eq. 1) with the policy's own log-probability for a
   reward. There are no shots in the context: a description that helps has to say it itself.
 
+  Rows are as long as the longest user needs, whatever `evaluation.max_row_tokens` is: they hold a
+  description and the shots under it, and a shot that was left out would be a label that nobody
+  checks.
+
   Args:
     writer: the policy.
     users: the shots of each user; none at all give 0.
     descriptions: one of each user.
-    rows: users that are scored together; it changes the speed and the memory, not the results.
+    rows: users that are scored together, a multiple of the parts that the writer's mesh splits
+      rows into; it changes the speed and the memory, not the results.
     vocab_chunk: vocabulary entries per chunk of the projection.
   """
   if not users:
@@ -171,15 +171,10 @@ def label_fits(
   for first in range(0, len(episodes), rows):
     # Rows past the last one fill the last batch up, and are cut off below.
     batch = batching.stack([row(i) for i in range(first, first + rows)])
-    fits.append(_fits(writer.model, writer.params, batch, vocab_chunk))
-  return np.concatenate(jax.device_get(fits))[: len(episodes)]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _fits(
-  model: transformer.Transformer, params: dict, batch: batching.TreeBatch, vocab_chunk: int
-) -> Float[Array, " B"]:
-  scores = scoring.segment_scores(model, params, batch, chunk=vocab_chunk)
-  nothing = jax.tree.map(jnp.zeros_like, scores)
-  h = step.pair_margins(scores, nothing, batch, length_normalize=False)
-  return (batch.pair_weight * jax.nn.log_sigmoid(h)).sum(axis=1)
+    h = np.asarray(
+      log_odds.of_pairs(
+        writer.model, writer.params, batch, mesh=writer.mesh, vocab_chunk=vocab_chunk
+      )
+    )
+    fits.append((batch.pair_weight * -np.logaddexp(0.0, -h)).sum(axis=1))
+  return np.concatenate(fits)[: len(episodes)].astype(np.float32)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import dataclasses
 import os
 
+import jax
 from jaxtyping import Float
 import ml_collections
 import numpy as np
@@ -43,12 +44,14 @@ class Writer:
     params: its parameters.
     formatter: the same text-to-tokens that it was trained with.
     batch: sequences that run together.
+    mesh: where the parameters lie.
   """
 
   model: transformer.Transformer
   params: dict
   formatter: Formatter
   batch: int = 128
+  mesh: jax.sharding.Mesh = dataclasses.field(default_factory=sharding.one_device)
 
   @classmethod
   def load(cls, directory: str | os.PathLike[str]) -> Writer:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 
@@ -15,8 +16,28 @@ REMAT_POLICIES = {
 }
 # The fields that say how a decoder is computed; the others, what its parameters are.
 HOW = ("attention", "attention_block", "remat", "dtype", "param_dtype")
-# Tree attention by XLA anywhere, by kernels on TPUs or GPUs, and by these interpreted, for tests.
-ATTENTIONS = ("xla", "pallas_tpu", "pallas_interpret", "pallas_gpu", "pallas_gpu_interpret")
+
+
+class Kernels(NamedTuple):
+  """Kernels of tree attention.
+
+  Attributes:
+    platform: of the devices that they are for, 'tpu' or 'gpu'.
+    interpret: whether they are interpreted, slowly, on any platform: for tests.
+  """
+
+  platform: str
+  interpret: bool
+
+
+# What computes tree attention: XLA anywhere (None), or kernels.
+ATTENTIONS = {
+  "xla": None,
+  "pallas_tpu": Kernels("tpu", interpret=False),
+  "pallas_interpret": Kernels("tpu", interpret=True),
+  "pallas_gpu": Kernels("gpu", interpret=False),
+  "pallas_gpu_interpret": Kernels("gpu", interpret=True),
+}
 ACTIVATIONS = ("silu", "gelu")
 ROPE_SCALINGS = ("none", "linear", "llama3")
 
@@ -109,7 +130,7 @@ class TransformerConfig:
       raise ValueError(f"model.head_dim={self.head_dim} is odd; rotary embeddings need pairs")
     for name, known in (
       ("remat", sorted(REMAT_POLICIES)),
-      ("attention", ATTENTIONS),
+      ("attention", tuple(ATTENTIONS)),
       ("activation", ACTIVATIONS),
       ("rope_scaling", ROPE_SCALINGS),
     ):

@@ -191,7 +191,7 @@ class Block(nn.Module):
     rules = {"window": layer.window, "scale": c.query_scale, "softcap": c.attention_softcap}
     positions, rows = inputs.positions, (inputs.subtree_end, inputs.positions)
     if layer.tree is not None:
-      rules |= {"kernels": c.attention, "block": c.attention_block}
+      rules |= {"implementation": c.attention, "block": c.attention_block}
       attended = tree_flash.attention(q, k, v, *rows, layer.tree, **rules)
     elif cache is None:
       attended = attention.tree_attention(q, k, v, *rows, block=c.attention_block, **rules)

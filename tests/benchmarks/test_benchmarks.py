@@ -6,10 +6,14 @@ import dataclasses
 import importlib
 import io
 import json
+from unittest import mock
 
+from absl import app
+import jax
 import numpy as np
 import pytest
 
+from fspo_jax import sharding
 from tests import tiny
 
 counting, contract, setting_lib, fspo = (
@@ -64,9 +68,35 @@ def test_rows_of_the_paper_are_its_sequences():
 
 
 def test_who_needs_a_gpu_is_absent_without_one(tmp_path):
-  message = "model.attention='pallas_gpu': found devices of the platform 'cpu', expected 'gpu'"
-  with pytest.raises(contract.AbsentError, match=message):
-    fspo.Trees(SETTING, tmp_path, cached=False, kernels=True)
+  with pytest.raises(contract.AbsentError, match="found the platform 'cpu', expected 'gpu'"):
+    fspo.Trees(SETTING, tmp_path, cached=False, by_kernels=True)
+
+
+def test_kernels_that_a_gpu_cannot_have_are_an_error(tmp_path, monkeypatch):
+  """They are not absent there: nobody would look for what is wrong."""
+  setting = dataclasses.replace(SETTING, kernel_block=96)
+  gpu = mock.Mock(platform="gpu", compute_capability="9.0")
+  mesh = jax.sharding.Mesh(np.full((1, 1, 1, 1, 1), gpu), sharding.MESH_AXES)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(sharding, "one_device", lambda: mesh)
+  with pytest.raises(ValueError, match="attention_block=96, expected a power of two"):
+    fspo.Trees(setting, tmp_path, cached=False, by_kernels=True)
+
+
+def test_what_is_wrong_with_ours_is_not_taken_for_absence(tmp_path):
+  SETTING.write(tmp_path)  # and no weights
+  with tiny.script("experiments/benchmarks/step.py", "--only=ours") as script:
+    with pytest.raises(script["BenchmarkError"], match="ours_cached: ended with 1(.|\n)*policy"):
+      script["Process"]("ours_cached", tmp_path)
+
+
+def test_blocks_of_kernels_that_nobody_runs_are_refused():
+  arguments = ("--kernel_block=32", "--only=ours_cached")
+  with (
+    tiny.script("experiments/benchmarks/step.py", *arguments) as script,
+    pytest.raises(app.UsageError, match="--kernel_block=32: found --only=ours_cached, expected"),
+  ):
+    script["main"](["step"])
 
 
 def test_texts_are_stretched_to_a_number_of_tokens():
@@ -151,7 +181,7 @@ def test_a_tiny_run_against_others(tmp_path):
   for package in ("torch", "trl", "tunix"):
     pytest.importorskip(package, reason=WHY)
   found = _run(tmp_path, ",".join(contract.NAMES))
-  assert found["absent"].keys() == {"ours_pallas_gpu"}  # there is no GPU
+  assert found["absent"].keys() == {contract.KERNELS}  # there is no GPU
   for name in set(contract.NAMES) - set(found["absent"]):
     _check(found[name])
   assert set(found["differences"]) == {*found["ours_over"], "ours"} - {"paper_layout"}

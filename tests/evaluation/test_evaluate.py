@@ -216,6 +216,23 @@ def test_several_descriptions_have_to_differ(descriptions, temperature):
     dataclasses.replace(SETTINGS, descriptions=descriptions, description_temperature=temperature)
 
 
+@pytest.mark.parametrize("changes", [{"methods": ("base", "fspo_gold")}, {"rat_episodes": 0}])
+def test_several_descriptions_that_nobody_writes_are_refused(changes):
+  several = {"descriptions": 2, "description_temperature": 1.0}
+  dataclasses.replace(SETTINGS, **several)
+  with pytest.raises(ValueError, match=r"evaluation\.descriptions=2: found .* expected 'fspo_rat'"):
+    dataclasses.replace(SETTINGS, **several, **changes)
+
+
+@pytest.mark.parametrize(("description", "described"), [("", True), (None, False)])
+def test_an_empty_description_is_one(description, described):
+  source = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
+  episodes = [source(i) for i in range(EPISODES)]
+  episodes[2] = dataclasses.replace(episodes[2], description=description)
+  found = evaluate.SplitEvaluation("unseen", episodes.__getitem__, None, SETTINGS, seed=3)
+  assert ("fspo_gold" in found.contenders) == described
+
+
 @pytest.mark.parametrize("methods", [("fspo", "base"), ("base", "fsop"), ("base", "fspo", "fspo")])
 def test_methods_are_known_and_the_base_comes_first(methods):
   with pytest.raises(ValueError, match="expected distinct ones of .*'base' first"):

@@ -3,14 +3,18 @@
 """Tests of RAT at work: samples by their seeds, and the choice by the shots' own labels."""
 
 import dataclasses
+import sys
 
+import jax
 import numpy as np
 import pytest
 
+from fspo_jax import sharding
 from fspo_jax.episodes.templates import Role
 from fspo_jax.inference import rat
 from fspo_jax.inference.sampler import Decoding, Run
 from fspo_jax.inference.writer import Writer, Written
+from fspo_jax.models import scoring
 from fspo_jax.preferences import Preference
 from tests import tiny
 
@@ -21,22 +25,30 @@ GREEDY = Decoding(temperature=0.0, top_p=1.0, max_tokens=6)
 RANDOM = Decoding(temperature=1.0, top_p=1.0, max_tokens=6)
 
 
-@pytest.fixture(scope="module")
-def writer():
+def _writer():
   model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, attention_block=256)
   return Writer(model, tiny.params(model), tiny.formatter(), batch=8)
+
+
+@pytest.fixture(scope="module")
+def writer():
+  return _writer()
 
 
 # As long as each other, or the length alone would decide which one this model prefers.
 _ANSWERS = ("I liked it.", "I hated it.", "It was short.", "Very funny!")
 
 
-@pytest.fixture(scope="module")
-def users():
-  """Users of 3, 2 and 0 shots."""
+def _users():
   a, b, c, d = _ANSWERS
   first = (Preference("Any good?", a, b), Preference("And this?", c, d), Preference("Well?", b, d))
   return [first, (Preference("Any good?", b, a), Preference("Tell me.", d, c)), ()]
+
+
+@pytest.fixture(scope="module")
+def users():
+  """Users of 3, 2 and 0 shots."""
+  return _users()
 
 
 def _texts(found):
@@ -148,3 +160,34 @@ def test_descriptions_are_answered_under(writer, users):
   told = [d.text for d in found]
   answers = writer.respond(users, prompts, GREEDY, seed=0, descriptions=told)
   assert answers != writer.respond(users, prompts, GREEDY, seed=0)
+
+
+def main():
+  """Run with 4 devices: fits are those of one device, and computed under the writer's mesh."""
+  descriptions = ["Reviews should be short.", "A moviegoer.", "Anything."]
+  writer, users = _writer(), _users()
+  expected = rat.label_fits(writer, users, descriptions)
+  mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2)
+  params = jax.device_put(writer.params, sharding.replicated(mesh))
+  # Kernels are of a device's own rows and heads: XLA could not split them for a mesh it infers.
+  config = dataclasses.replace(writer.model.config, attention="pallas_interpret")
+  model = writer.model.clone(config=config)
+  there = dataclasses.replace(writer, model=model, params=params, mesh=mesh)
+  segment_scores, meshes = scoring.segment_scores, []
+
+  def seen(*args, **keywords):
+    meshes.append(dict(jax.sharding.get_abstract_mesh().shape))
+    return segment_scores(*args, **keywords)
+
+  scoring.segment_scores = seen
+  found = rat.label_fits(there, users, descriptions, rows=2)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  assert meshes == [dict(mesh.shape)]  # of two batches, which are one program
+
+
+def test_fits_are_computed_on_the_mesh_of_the_parameters():
+  tiny.run("inference.test_rat", devices=4)
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

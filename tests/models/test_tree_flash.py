@@ -49,7 +49,7 @@ def _both(arrays, ends, positions, mask, *, kernels, name, dtype):
   def flash(q, k, v):
     window = rules.get("window")
     tree = tree_flash.tree_blocks(ends, positions, block=BLOCK, window=window)
-    how = {"kernels": kernels, "block": BLOCK, **rules}
+    how = {"implementation": kernels, "block": BLOCK, **rules}
     return tree_flash.attention(q, k, v, ends, positions, tree, **how)
 
   def values_and_gradients(attend, dtype):
@@ -151,28 +151,46 @@ def test_steps_are_the_blocks_that_somebody_sees_and_no_other(window, rows):
       assert whole[pair] or flag & blocks.MASKED
 
 
-@pytest.mark.parametrize("kernels", INTERPRETED)
-def test_what_lies_in_a_dead_block_is_never_read(kernels):
-  # Two trees of two blocks each; what is not a number would spread wherever a block is looked at.
+def _dead_blocks(kernels):
+  """Two trees of two blocks: what is not a number spreads wherever a block is looked at."""
   ends = np.repeat([16, 32], 16)[None].astype(np.int32)
   rng = np.random.default_rng(0)
   q, k, v = (rng.standard_normal((1, 32, 1, DEPTH)).astype(np.float32) for _ in range(3))
   k[:, :16] = v[:, :16] = np.nan
-  tree = tree_flash.tree_blocks(ends, ends, block=BLOCK)
-  assert int(tree.by_query.count[0]) == 6  # of ten on or below the diagonal
-  how = {"kernels": kernels, "block": BLOCK}
-  out, pull = jax.vjp(lambda *x: tree_flash.attention(*x, ends, None, tree, **how), q, k, v)
+
+  @jax.jit
+  def attend(q, k, v):
+    tree = tree_flash.tree_blocks(ends, ends, block=BLOCK)
+    how = {"implementation": kernels, "block": BLOCK}
+    out, pull = jax.vjp(lambda *x: tree_flash.attention(*x, ends, None, tree, **how), q, k, v)
+    return (out, *pull(jnp.ones_like(out))), tree.by_query.count
+
+  found, count = attend(q, k, v)
+  assert int(count.sum()) == 6  # of ten on or below the diagonal
   alone = [jnp.asarray(x[:, 16:]) for x in (q, k, v)]
   mask = np.tril(np.ones((1, 16, 16), bool))
   expected, pull_alone = jax.vjp(functools.partial(_dense, mask=mask), *alone)
-  found = out, *pull(jnp.ones_like(out))
   for ours, theirs in zip(found, (expected, *pull_alone(jnp.ones_like(expected))), strict=True):
     assert np.isnan(ours[:, :16]).all()
     np.testing.assert_allclose(ours[:, 16:], theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernels", INTERPRETED)
+def test_what_lies_in_a_dead_block_is_never_read(kernels):
+  _dead_blocks(kernels)
+
+
+def test_blocks_of_others_and_kernels_that_there_are_not_are_refused():
+  ends = np.full((1, 32), 32, np.int32)
+  x = np.zeros((1, 32, 1, DEPTH), np.float32)
+  tree = tree_flash.tree_blocks(ends, ends, block=BLOCK)
+  attend = functools.partial(tree_flash.attention, x, x, x, ends, None, tree)
   with pytest.raises(ValueError, match="found blocks of 64 tokens, expected 32 with block=16"):
-    tree_flash.attention(q, k, v, ends, None, tree, kernels=kernels, block=16)
-  with pytest.raises(ValueError, match="kernels='xla': expected one of"):
-    tree_flash.attention(q, k, v, ends, None, tree, kernels="xla", block=BLOCK)
+    attend(implementation="pallas_interpret", block=16)
+  with pytest.raises(ValueError, match="a window counts along positions: found none"):
+    attend(implementation="pallas_interpret", block=BLOCK, window=5)
+  with pytest.raises(ValueError, match="implementation='xla': expected one of"):
+    attend(implementation="xla", block=BLOCK)
 
 
 def _loss(decoder, params, row):
@@ -213,6 +231,10 @@ def main():
     with sharding.use(mesh):
       found = _loss(decoder, tiny.params(tiny.model()), sharding.to_global(mesh, row))
     _same(found, expected, 2e-5)
+  # Of two devices that share each row's queries, one has none after the last block of keys.
+  for kernels in INTERPRETED:
+    with sharding.use(sharding.make_mesh(data=1, context=2, devices=jax.devices()[:2])):
+      _dead_blocks(kernels)
 
 
 def test_on_a_mesh_of_eight_devices_every_one_has_its_part():
@@ -259,7 +281,7 @@ def test_a_list_of_blocks_that_no_tpu_core_can_hold_is_refused():
 
     def attend(x, ends):
       tree = tree_flash.tree_blocks(ends, ends, block=128)
-      return tree_flash.attention(x, x, x, ends, None, tree, kernels="pallas_tpu", block=128)
+      return tree_flash.attention(x, x, x, ends, None, tree, implementation="pallas_tpu", block=128)
 
     return jax.eval_shape(attend, x, ends)
 
@@ -277,8 +299,10 @@ GPU = {"attention": "pallas_gpu", "attention_block": 64, "head_dim": 128, "dtype
     ({}, ("cpu",), "found devices of the platform 'cpu', expected 'gpu'"),
     ({}, ("tpu",), "found devices of the platform 'tpu', expected 'gpu'"),
     ({}, ("gpu", 4), "mesh.tensor=4 does not divide model.kv_heads=2"),
-    ({}, ("gpu", 1, "7.5"), r"compute capability '7.5', expected 8.0 \(A100\) or more"),
-    ({}, ("gpu", 1, "gfx942"), "compute capability 'gfx942', expected 8.0"),
+    ({}, ("gpu", 1, "7.5"), r"compute capability '7.5', expected one of \('8.0', '9.0'\)"),
+    ({}, ("gpu", 1, "8.9"), "compute capability '8.9', expected one of"),
+    ({}, ("gpu", 1, "12.0"), "compute capability '12.0', expected one of"),
+    ({}, ("gpu", 1, "gfx942"), "compute capability 'gfx942', expected one of"),
     ({"attention_block": 96}, ("gpu",), "attention_block=96, expected a power of two from 16"),
     ({"attention_block": 8}, ("gpu",), "attention_block=8, expected a power of two from 16"),
     ({"attention_block": 128}, ("gpu",), "attention_block=128, expected at most 64"),

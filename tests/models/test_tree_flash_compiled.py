@@ -15,6 +15,9 @@ from fspo_jax.episodes import trees
 from fspo_jax.models import attention, tree_flash
 from fspo_jax.planning import hardware
 
+# What is compiled here, and run on a GPU, is what users get.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 EVERYTHING = {"window": 5, "softcap": 1.5, "scale": 0.4}
 NAMES = ("tree_flash_forward", "tree_flash_queries", "tree_flash_keys")
 # What XLA has to know of a GPU to compile for it: of NVIDIA's H100 and A100 with 80 GB, SXM.
@@ -24,7 +27,7 @@ GPUS = {
 }
 
 
-def _traced(kernels, dtype, block, depth, heads, rules, length, where=None):
+def _traced(implementation, dtype, block, depth, heads, rules, length, where=None):
   """The gradient of attention, which has all three kernels in it."""
   kv_heads = 8
 
@@ -33,7 +36,7 @@ def _traced(kernels, dtype, block, depth, heads, rules, length, where=None):
 
   def value(q, k, v, ends, positions):
     tree = tree_flash.tree_blocks(ends, positions, block=block, window=rules.get("window"))
-    how = {"kernels": kernels, "block": block, **rules}
+    how = {"implementation": implementation, "block": block, **rules}
     out = tree_flash.attention(q, k, v, ends, positions, tree, **how)
     return out.astype(jnp.float32).sum()
 
@@ -119,7 +122,7 @@ def _node(length, *children):
   return trees.Node((0,) * length, 0, children=children)
 
 
-def _against_xla(kernels, dtype, block, depth, rules, tolerance):
+def _against_xla(implementation, dtype, block, depth, rules, tolerance):
   """Values and gradients of the kernels against XLA's in float32, on a tree with dead blocks."""
   tree = trees.flatten(_node(150, *(_node(70, _node(60), _node(20)) for _ in range(6))))
   ends, positions = (x[None].astype(np.int32) for x in (tree.subtree_end, tree.positions))
@@ -130,7 +133,9 @@ def _against_xla(kernels, dtype, block, depth, rules, tolerance):
   how = {"block": block, **rules}
 
   def flash(q, k, v):
-    return tree_flash.attention(q, k, v, ends, positions, blocks, kernels=kernels, **how)
+    return tree_flash.attention(
+      q, k, v, ends, positions, blocks, implementation=implementation, **how
+    )
 
   def xla(q, k, v):
     return attention.tree_attention(q, k, v, ends, positions, **how)

@@ -12,10 +12,11 @@ from typing import Any, Protocol, TextIO
 from jaxtyping import Float
 import numpy as np
 
+KERNELS = "ours_pallas_gpu"  # ours, with attention by kernels for GPUs
 NAMES = (
   "ours",
   "ours_cached",
-  "ours_pallas_gpu",
+  KERNELS,
   "paper_layout",
   "paper_layout_torch",
   "trl",
@@ -23,6 +24,7 @@ NAMES = (
   "tunix",
 )
 REQUIRED = ("ours", "ours_cached", "paper_layout")  # of a plain installation
+OURS = (*REQUIRED, KERNELS)  # in our own code: what is wrong with it is an error
 PAPER = tuple(name for name in NAMES if not name.startswith("ours"))
 CACHED = ("ours_cached", "trl_precomputed")
 

@@ -113,24 +113,24 @@ class Trees(FSPO):
   """An episode is a token tree, with a term for every k: what fspo_jax does."""
 
   def __init__(
-    self, setting: Setting, workdir: pathlib.Path, *, cached: bool, kernels: bool = False
+    self, setting: Setting, workdir: pathlib.Path, *, cached: bool, by_kernels: bool = False
   ) -> None:
     """Makes the batches.
 
     With `cached` they bring the reference's scores, as `training.reference_cache` has them on disk,
-    and the reference is not there. With `kernels` attention is that of 'pallas_gpu'.
+    and the reference is not there. With `by_kernels` attention is that of 'pallas_gpu'.
 
     Raises:
-      AbsentError: there are no such kernels here.
+      AbsentError: the kernels are asked for, and this is no GPU.
+      ValueError: this GPU, or the setting, cannot have them.
     """
     config = setting.config
-    if kernels:
+    if by_kernels:
+      if jax.default_backend() != "gpu":
+        raise AbsentError(f"found the platform {jax.default_backend()!r}, expected 'gpu'")
       how = {"attention": "pallas_gpu", "attention_block": setting.kernel_block}
       config = dataclasses.replace(config, **how)
-    try:
       tree_flash.check(config, sharding.one_device())
-    except ValueError as error:
-      raise AbsentError(str(error)) from error
     n, task = setting.shots + 1, setting_lib.task(setting)
     rows = pack_each(task.trees, segments=2 * n, pairs=n)
     super().__init__(setting, config, workdir, setting_lib.steps_of(setting, rows))

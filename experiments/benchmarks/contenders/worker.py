@@ -5,10 +5,11 @@
 python -m experiments.benchmarks.contenders.worker NAME WORKDIR
 
 Over its standard input and output it speaks JSON, a line a message; what else is printed goes to
-the standard error. It says `ready` with the tokens that it runs, or `absent` with the reason; its
-log-probabilities, and gradients, are then in WORKDIR/check-NAME.npz. Each line `{"steps": n}` is
-answered with the seconds that n steps took, and those of the processor; at the end of the input it
-says what memory it took, and how fast its library multiplies matrices.
+the standard error. It says `ready` with the tokens that it runs, or `absent` with the reason (what
+is wrong with ours ends the process instead); its log-probabilities, and gradients, are then in
+WORKDIR/check-NAME.npz. Each line `{"steps": n}` is answered with the seconds that n steps took, and
+those of the processor; at the end of the input it says what memory it took, and how fast its
+library multiplies matrices.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import numpy as np
 
 from experiments.benchmarks.contenders.contract import (
   CACHED,
-  REQUIRED,
+  KERNELS,
+  OURS,
   AbsentError,
   Contender,
   FinishedError,
@@ -41,12 +43,12 @@ from experiments.benchmarks.contenders.setting import Setting
 
 def imported(name: str) -> Callable[[Setting, pathlib.Path], Contender]:
   """Imports what a contender needs, and nothing that others do; what makes it is returned."""
-  if name in REQUIRED or name == "ours_pallas_gpu":
+  if name in OURS:
     from experiments.benchmarks.contenders import fspo
 
     if name == "paper_layout":
       return fspo.TwoSequences
-    return functools.partial(fspo.Trees, cached=name in CACHED, kernels=name == "ours_pallas_gpu")
+    return functools.partial(fspo.Trees, cached=name in CACHED, by_kernels=name == KERNELS)
   if name == "paper_layout_torch":
     from experiments.benchmarks.contenders import paper_torch
 
@@ -91,6 +93,8 @@ def main(argv: list[str]) -> None:
     contender = make(Setting.read(workdir), workdir)
     np.savez(workdir / f"check-{name}.npz", **contender.check())
   except Exception as error:
+    if not isinstance(error, AbsentError) and name in OURS:
+      raise
     traceback.print_exc()
     answer({"absent": str(error) if isinstance(error, AbsentError) else repr(error)})
     return

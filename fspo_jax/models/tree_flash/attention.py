@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from fspo_jax import sharding
+from fspo_jax.models import architecture
 from fspo_jax.models.tree_flash import blocks, gpu, tpu
 from fspo_jax.models.tree_flash.rules import Mask, Rules
 
@@ -28,14 +29,14 @@ def _attend(
 
 
 def _attend_forward(q: Array, k: Array, v: Array, mask: Mask, rules: Rules) -> tuple[Array, tuple]:
-  forward = gpu.forward if rules.for_gpus else tpu.forward
+  forward = gpu.forward if rules.kernels.platform == "gpu" else tpu.forward
   out, log_sums = forward(q, k, v, mask, rules)
   return out, (q, k, v, out, log_sums, mask)
 
 
 def _attend_backward(rules: Rules, kept: tuple, d_out: Array) -> tuple:
   *kept, mask = kept
-  backward = gpu.backward if rules.for_gpus else tpu.backward
+  backward = gpu.backward if rules.kernels.platform == "gpu" else tpu.backward
   return *backward(*kept, d_out, mask, rules), None
 
 
@@ -71,7 +72,7 @@ def attention(
   positions: Int[Array, "B L"] | None,
   tree: blocks.TreeBlocks,
   *,
-  kernels: str,
+  implementation: str,
   block: int,
   window: Int[Array, ""] | int | None = None,
   scale: float | None = None,
@@ -89,7 +90,7 @@ def attention(
     subtree_end: the tree, see `episodes.trees`.
     positions: along the path from the root; a window needs them.
     tree: of `blocks.tree_blocks`, for the same block and window.
-    kernels: whose: what `model.attention` is, but 'xla'.
+    implementation: whose kernels: what `model.attention` is, but 'xla'.
     block: tokens of a block, of queries and of keys.
     window: how many tokens of its path a token sees, itself included; None for all.
     scale: of the scores; None for 1 / sqrt(D).
@@ -99,8 +100,15 @@ def attention(
     The attended values.
 
   Raises:
-    ValueError: the blocks are those of other rows, or of other sizes; there are no such kernels.
+    ValueError: the blocks are those of other rows, or of other sizes; a window without positions;
+      there are no such kernels.
   """
+  kernels = architecture.ATTENTIONS.get(implementation)
+  if kernels is None:
+    known = [name for name, found in architecture.ATTENTIONS.items() if found is not None]
+    raise ValueError(f"implementation={implementation!r}: expected one of {known}")
+  if window is not None and positions is None:
+    raise ValueError("a window counts along positions: found none")
   rows, found, heads, depth = q.shape
   kv_heads, parts = k.shape[2], sharding.context_shards()
   length, listed = blocks.padded_length(found, block), tree.start.shape[-1] * parts * block

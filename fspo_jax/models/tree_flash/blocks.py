@@ -38,7 +38,7 @@ class Steps(NamedTuple):
   key: Int[Array, " T"]
   flags: Int[Array, " T"]
   count: Int[Array, ""]
-  offsets: Int[Array, " O"]
+  offsets: Int[Array, " O+1"]
 
 
 class TreeBlocks(NamedTuple):

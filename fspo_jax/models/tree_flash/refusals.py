@@ -1,12 +1,12 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernels cannot do, refused before anything is computed."""
+"""What the kernels cannot do with a model on a mesh, refused before anything is computed."""
 
 from __future__ import annotations
 
 import jax
 
-from fspo_jax.models.architecture import TransformerConfig
+from fspo_jax.models.architecture import ATTENTIONS, TransformerConfig
 from fspo_jax.models.tree_flash.gpu import limits
 from fspo_jax.models.tree_flash.tpu.kernels import LANES
 
@@ -14,8 +14,6 @@ from fspo_jax.models.tree_flash.tpu.kernels import LANES
 # for a TPU core's fast memory.
 _MOST_BYTES = 4096
 _SIZES = {"bfloat16": 2, "float32": 4}
-# The platforms of devices that kernels are compiled for; interpreted, they run on any.
-_PLATFORMS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
 
 
 def check(model: TransformerConfig, mesh: jax.sharding.Mesh, *, stands_for: str = "") -> None:
@@ -28,7 +26,8 @@ def check(model: TransformerConfig, mesh: jax.sharding.Mesh, *, stands_for: str 
     mesh: what it is for.
     stands_for: the platform that the mesh's devices stand in for, in a plan; '' for their own.
   """
-  if model.attention == "xla":
+  kernels = ATTENTIONS[model.attention]
+  if kernels is None:
     return
   chosen, tensor = f"model.attention={model.attention!r}", mesh.shape["tensor"]
   if model.kv_heads % tensor:
@@ -36,9 +35,9 @@ def check(model: TransformerConfig, mesh: jax.sharding.Mesh, *, stands_for: str 
       f"{chosen}: mesh.tensor={tensor} does not divide model.kv_heads={model.kv_heads}: a kernel "
       "has whole heads; expected 'xla'"
     )
-  if model.attention not in _PLATFORMS:
+  if kernels.interpret:
     return
-  platform, expected = stands_for or mesh.devices.flat[0].platform, _PLATFORMS[model.attention]
+  platform, expected = stands_for or mesh.devices.flat[0].platform, kernels.platform
   if platform != expected:
     raise ValueError(
       f"{chosen}: found devices of the platform {platform!r}, expected {expected!r}; others have "
@@ -78,12 +77,11 @@ def _check_tpu(model: TransformerConfig, chosen: str) -> None:
 
 
 def _check_capability(found: str, chosen: str) -> None:
-  # Of AMD's it is a name like 'gfx942', for which nothing has been compiled.
-  major = found.partition(".")[0]
-  if not major.isdigit() or int(major) < limits.LEAST_CAPABILITY:
+  # Of AMD's it is a name like 'gfx942'.
+  if found not in limits.CAPABILITIES:
     raise ValueError(
-      f"{chosen}: found GPUs of the compute capability {found!r}, expected "
-      f"{limits.LEAST_CAPABILITY}.0 (A100) or more; others have 'xla'"
+      f"{chosen}: found GPUs of the compute capability {found!r}, expected one of "
+      f"{limits.CAPABILITIES} (A100; H100, H200), for which blocks were sized; others have 'xla'"
     )
 
 

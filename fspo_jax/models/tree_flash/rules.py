@@ -13,11 +13,9 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fspo_jax.models.architecture import Kernels
 from fspo_jax.models.tree_flash import blocks
 
-# Whose kernels there are; interpreted, they run on any platform, slowly: for tests.
-_FOR_TPUS = ("pallas_tpu", "pallas_interpret")
-_FOR_GPUS = ("pallas_gpu", "pallas_gpu_interpret")
 # A finite floor of scores: a query that sees nothing in its first blocks must not meet inf - inf.
 FLOOR = -1e30
 # Contracts the last axes of two matrices: a b^T.
@@ -29,34 +27,18 @@ class Rules:
   """What is static of the attention.
 
   Attributes:
-    kernels: whose, and whether they are interpreted: what `model.attention` is, but 'xla'. Another
-      is a ValueError.
+    kernels: which ones.
     block: tokens of a block, of queries and of keys.
     scale: of the scores.
     softcap: bound of the scores, by tanh; 0 for none.
     windowed: whether a window bounds what is seen.
   """
 
-  kernels: str
+  kernels: Kernels
   block: int
   scale: float
   softcap: float
   windowed: bool
-
-  def __post_init__(self) -> None:
-    known = (*_FOR_TPUS, *_FOR_GPUS)
-    if self.kernels not in known:
-      raise ValueError(f"kernels={self.kernels!r}: expected one of {known}")
-
-  @property
-  def for_gpus(self) -> bool:
-    """Whether the kernels are those for GPUs; else those for TPUs."""
-    return self.kernels in _FOR_GPUS
-
-  @property
-  def interpret(self) -> bool:
-    """Whether they are interpreted, on any platform, rather than compiled."""
-    return self.kernels.endswith("_interpret")
 
 
 class Mask(NamedTuple):

@@ -26,7 +26,8 @@ class Pairs(NamedTuple):
   """What a kernel reads beside queries, keys and values, in a program's loop over its blocks.
 
   Attributes:
-    offsets: the step at which the pairs of each output block begin, and those of the last end.
+    offsets: the step at which the pairs of each output block begin, and those of the last end: one
+      more than there are of these.
     inner: of each step, the block of the other kind: of keys for queries, and the other way round.
     flags: of each step, see `blocks`.
     start: the index in the row at which each of the device's query blocks starts.
@@ -36,7 +37,7 @@ class Pairs(NamedTuple):
     window: how many tokens of its path a token sees.
   """
 
-  offsets: Int[Array, " O"]
+  offsets: Int[Array, " O+1"]
   inner: Int[Array, " T"]
   flags: Int[Array, " T"]
   start: Int[Array, " M"]
@@ -56,8 +57,12 @@ class Pairs(NamedTuple):
     return jax.tree.map(spec, self)
 
   def bounds(self, output: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """The steps of an output block, from one and to before the other."""
-    return self.offsets[output], self.offsets[output + 1]
+    """The steps of an output block's live pairs, from one and to before the other.
+
+    Where there are none, a pair that is dead stands alone in the list.
+    """
+    begin, end = self.offsets[output], self.offsets[output + 1]
+    return begin, jnp.where(self.flags[begin] & blocks.LIVE != 0, end, begin)
 
   def mask(
     self,
@@ -223,5 +228,5 @@ def call(
       pairs=found.inner.shape[0],  # at most: how many there are is known when it runs
       rules=rules,
     ),
-    interpret=rules.interpret,
+    interpret=rules.kernels.interpret,
   )(found, *arrays)

@@ -173,7 +173,7 @@ def call(
   group, depth = inputs[0].block[2], inputs[0].block[4]
   pairs = steps.row.shape[0]  # at most: how many there are is known when it runs
   listed = sum(x.size * x.dtype.itemsize for x in (*steps[:4], *scalars))
-  if listed > _MOST_LISTED and not rules.interpret:
+  if listed > _MOST_LISTED and not rules.kernels.interpret:
     raise ValueError(
       f"model.attention='pallas_tpu': {pairs} pairs of blocks of {rules.block} tokens take "
       f"{listed} bytes of a core's scalar memory, expected at most {_MOST_LISTED}: shorter or "
@@ -195,5 +195,5 @@ def call(
     cost_estimate=rules_lib.cost(
       arrays, products=products, heads=group * heads, depth=depth, pairs=pairs, rules=rules
     ),
-    interpret=rules.interpret,
+    interpret=rules.kernels.interpret,
   )(*steps[:4], *scalars, *(x.of for x in inputs))
