@@ -67,18 +67,23 @@ def test_rows_of_the_paper_are_its_sequences():
       assert row.target[row.segment == 0].tolist() == list(answer)
 
 
-def test_who_needs_a_gpu_is_absent_without_one(tmp_path):
-  with pytest.raises(contract.AbsentError, match="found the platform 'cpu', expected 'gpu'"):
+def _has_one(monkeypatch, gpu):
+  mesh = jax.sharding.Mesh(np.full((1, 1, 1, 1, 1), gpu), sharding.MESH_AXES)
+  monkeypatch.setattr(sharding, "one_device", lambda: mesh)
+
+
+def test_who_needs_a_gpu_is_absent_without_one(tmp_path, monkeypatch):
+  with pytest.raises(contract.AbsentError, match="found 'cpu', expected a GPU of compute"):
+    fspo.Trees(SETTING, tmp_path, cached=False, by_kernels=True)
+  _has_one(monkeypatch, mock.Mock(platform="gpu", compute_capability="8.9", device_kind="L4"))
+  with pytest.raises(contract.AbsentError, match="found 'L4', expected .* capability 8.0 or 9.0"):
     fspo.Trees(SETTING, tmp_path, cached=False, by_kernels=True)
 
 
 def test_kernels_that_a_gpu_cannot_have_are_an_error(tmp_path, monkeypatch):
   """They are not absent there: nobody would look for what is wrong."""
   setting = dataclasses.replace(SETTING, kernel_block=96)
-  gpu = mock.Mock(platform="gpu", compute_capability="9.0")
-  mesh = jax.sharding.Mesh(np.full((1, 1, 1, 1, 1), gpu), sharding.MESH_AXES)
-  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  monkeypatch.setattr(sharding, "one_device", lambda: mesh)
+  _has_one(monkeypatch, mock.Mock(platform="gpu", compute_capability="9.0"))
   with pytest.raises(ValueError, match="attention_block=96, expected a power of two"):
     fspo.Trees(setting, tmp_path, cached=False, by_kernels=True)
 

@@ -24,6 +24,7 @@ from fspo_jax.episodes import batching, templates, trees
 from fspo_jax.models import huggingface, scoring, transformer, tree_flash
 from fspo_jax.models.architecture import TransformerConfig
 from fspo_jax.models.huggingface import tensors
+from fspo_jax.models.tree_flash.gpu import limits
 from fspo_jax.training import optimizer as optimizer_lib
 from fspo_jax.training import state as state_lib
 from fspo_jax.training import step as step_lib
@@ -121,13 +122,15 @@ class Trees(FSPO):
     and the reference is not there. With `by_kernels` attention is that of 'pallas_gpu'.
 
     Raises:
-      AbsentError: the kernels are asked for, and this is no GPU.
-      ValueError: this GPU, or the setting, cannot have them.
+      AbsentError: the kernels are asked for, and this is no GPU that has them.
+      ValueError: they cannot be of such blocks, or such a model.
     """
     config = setting.config
     if by_kernels:
-      if jax.default_backend() != "gpu":
-        raise AbsentError(f"found the platform {jax.default_backend()!r}, expected 'gpu'")
+      device = sharding.one_device().devices.flat[0]
+      if device.platform != "gpu" or device.compute_capability not in limits.CAPABILITIES:
+        expected = f"a GPU of compute capability {' or '.join(limits.CAPABILITIES)}"
+        raise AbsentError(f"found {device.device_kind!r}, expected {expected}")
       how = {"attention": "pallas_gpu", "attention_block": setting.kernel_block}
       config = dataclasses.replace(config, **how)
       tree_flash.check(config, sharding.one_device())
