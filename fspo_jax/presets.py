@@ -234,7 +234,7 @@ def from_base(world: str) -> ml_collections.ConfigDict:
   c.base = "published"
   use_base_shape(c)
   c.vocab_chunk = 3072
-  # Reviews, unseen users after 8 shots: .885 with 900, .913 with 1,800 (experiments/README.md).
+  # Reviews, unseen users after 8 shots: .887 with 900, .913 with 1,800 (experiments/README.md).
   c.preference.steps = 1800 if fresh else 900
   c.preference.queries = 1 if fresh else 6
   c.preference.row_tokens = 560 if fresh else 1216
