@@ -157,7 +157,8 @@ def set_of(run: Run, root: pathlib.Path, flags: Sequence[str]) -> tuple[list[str
       return [], -1
     flags = [f for f in flags if f.startswith(("--config.synthesis.", "--config.data."))]
     flags += [f"--config.seed={run.seed}", "--config.stages=('synthesis',)", "--config.base="]
-    status = execute(f"{EXPERIMENT}:{run.name},{run.world}", directory, flags)
+    # One row's config for all: it is the same set, and a work folder has one config.
+    status = execute(f"{EXPERIMENT}:prompted,{run.world}", directory, flags)
   return [
     f"--config.stages={stages[1:]}",
     "--config.data.name=user_set",

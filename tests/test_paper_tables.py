@@ -95,9 +95,11 @@ def test_finished_and_locked_runs_are_passed_over(tables, tmp_path, monkeypatch)
     flags = [f"--workdir={tmp_path}", "--worlds=reviews,elix", "--rows=ric,dpo,ipo", "--seeds=0"]
     assert tables["main"](flags) == 0
   assert [name for name, _, _ in ran if name.endswith("reviews")] == ["dpo,reviews"]
-  # A set is made once more for each run that shares it; finished stages do nothing.
-  of_elix = [(name, folder) for name, folder, _ in ran if name.endswith("elix")]
-  assert of_elix == [(f"{row},elix", "seed=0") for row in ("dpo", "ipo", "ric") for _ in range(2)]
+  # A set is made once more for each run that shares it, always by the same config: finished stages
+  # do nothing, and a folder of another config is refused.
+  of_elix = [name for name, _, _ in ran if name.endswith("elix")]
+  rows = ("dpo", "ipo", "ric")
+  assert of_elix == [f"{name},elix" for row in rows for name in ("prompted", row)]
   assert all(flags[0] == "--config.seed=0" for _, _, flags in ran)
 
 
@@ -126,7 +128,7 @@ def test_what_it_does_not_know_is_refused(tables, tmp_path, capsys, flags, messa
 
 
 def test_all_of_it_runs_in_small(tmp_path):
-  """Real runs, in processes of their own: one on fresh episodes, one on a set made here."""
+  """Real runs, in processes of their own: one on fresh episodes, two on a set made here."""
   tiny_base.make(tmp_path / "base")
   command = [
     sys.executable,
@@ -151,6 +153,14 @@ def test_all_of_it_runs_in_small(tmp_path):
   assert done.returncode == 0, done.stderr
   text = (tmp_path / "tables" / "README.md").read_text()
   assert "2 of 2 runs" in text and "these numbers mean nothing" in text
-  again = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert again.stderr.count("already finished") == 2
-  assert (tmp_path / "tables" / "README.md").read_text() == text
+  # What is done is left alone, and another row shares the set.
+  more = {"--worlds=reviews,elix": "--worlds=elix", "--rows=fspo_ipo": "--rows=fspo_ipo,prompted"}
+  again = subprocess.run(
+    [more.get(argument, argument) for argument in command],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert again.returncode == 0, again.stderr
+  assert again.stderr.count("already finished") == 1
+  assert "2 of 2 runs" in (tmp_path / "tables" / "README.md").read_text()
