@@ -167,19 +167,25 @@ def over_vocab(function: Callable[..., tuple[Any, Any]], table: Array, *others: 
   )(table, first, *others)
 
 
-def split_tokens(x: Array) -> Array:
-  """Spreads [batch, length, ...] over `context`; leaves it as it is where there is no such axis."""
-  return _constrained(x, "context")
+def split_tokens(x: Array, axis: int = 1) -> Array:
+  """Spreads [batch, ..., length at `axis`, ...] over `context`, where there is such a mesh axis."""
+  return _constrained(x, axis, "context")
 
 
 def gather_tokens(x: Array) -> Array:
   """Brings together [batch, length, ...] that `context` has spread."""
-  return _constrained(x, None)
+  return _constrained(x, 1, None)
 
 
 def context_shards() -> int:
   """How many parts the tokens of a row are split into, under the mesh that is in use."""
   return jax.sharding.get_abstract_mesh().shape.get("context", 1)
+
+
+def row_shards() -> int:
+  """How many parts the rows of a batch are split into, under the mesh that is in use."""
+  shape = jax.sharding.get_abstract_mesh().shape
+  return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
 
 
 def flat_tokens(x: Array, dims: int) -> Array:
@@ -191,11 +197,12 @@ def flat_tokens(x: Array, dims: int) -> Array:
   return jax.lax.with_sharding_constraint(flat, PartitionSpec((*BATCH_AXES, "context"), *rest))
 
 
-def _constrained(x: Array, length: str | None) -> Array:
+def _constrained(x: Array, axis: int, length: str | None) -> Array:
   if context_shards() == 1:
     return x
-  rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 2)
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, length, *rest))
+  spec = [BATCH_AXES, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)]
+  spec[axis] = length
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def to_global(mesh: Mesh, local_batch: Any) -> Any:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from fspo_jax.models import attention, rotary, soft_caps, tree_flash
+from fspo_jax.models import attention, rotary, soft_caps, tree_attention, tree_flash
 from fspo_jax.models.architecture import REMAT_POLICIES, TransformerConfig
 
 # The window of a layer that sees everything, where others have one.
@@ -194,7 +194,7 @@ class Block(nn.Module):
       rules |= {"implementation": c.attention, "block": c.attention_block}
       attended = tree_flash.attention(q, k, v, *rows, layer.tree, **rules)
     elif cache is None:
-      attended = attention.tree_attention(q, k, v, *rows, block=c.attention_block, **rules)
+      attended = tree_attention.attention(q, k, v, *rows, block=c.attention_block, **rules)
     else:
       slots = positions if layer.shared is None else layer.shared.slots_after(positions)
       at = (layer.index, slots)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import dataclasses
 import math
 
-from fspo_jax.models import attention
+from fspo_jax.models import tree_attention
 from fspo_jax.models.architecture import TransformerConfig
 from fspo_jax.planning.hardware import Chip
 
@@ -71,7 +71,7 @@ def _looked_at(w: Work) -> float:
   if w.model.attention != "xla":  # block by block up to the diagonal, if no tree has dead ones
     count = -(-w.tokens // block)
     return block * block * count * (count + 1) / 2
-  spans = attention.spans(w.tokens, block)
+  spans = tree_attention.spans(w.tokens, block)
   return float(sum((stop - start) * stop for start, stop in spans))
 
 

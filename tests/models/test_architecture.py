@@ -19,7 +19,7 @@ import pytest
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import batching, trees
 from fspo_jax.inference import sampler
-from fspo_jax.models import architecture, attention, rotary, scoring, transformer
+from fspo_jax.models import architecture, rotary, scoring, transformer, tree_attention
 from tests import tiny
 
 PER_TOKEN = 1e-5
@@ -74,13 +74,13 @@ def test_a_window_counts_along_the_path_and_not_along_the_row():
   q, k, v = (rng.standard_normal((1, 10, 2, 4)).astype(np.float32) for _ in range(3))
 
   def attended(k, v):
-    return attention.tree_attention(q, k, v, ends, positions, block=4, window=3)[0, 9]
+    return tree_attention.attention(q, k, v, ends, positions, block=4, window=3)[0, 9]
 
   gradients = jax.jit(jax.grad(lambda *kv: attended(*kv).sum(), (0, 1)))(k, v)
   seen = np.flatnonzero(np.abs(gradients[1]).max((0, 2, 3)))
   assert seen.tolist() == [2, 8, 9]  # itself, its parent, and the trunk's last token
   with pytest.raises(ValueError, match="a window counts along positions: found none"):
-    attention.tree_attention(q, k, v, ends, block=4, window=3)
+    tree_attention.attention(q, k, v, ends, block=4, window=3)
 
 
 @pytest.mark.parametrize("changes", [EVERYTHING, MISTRAL], ids=["everything", "windows alone"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fspo_jax.episodes import trees
-from fspo_jax.models import attention
+from fspo_jax.models import attention, tree_attention
 
 BATCH, LENGTH, HEADS, KV_HEADS, DEPTH = 2, 18, 6, 2, 8
 
@@ -54,7 +54,7 @@ def inputs():
 
 @functools.partial(jax.jit, static_argnames="block")
 def _value_and_gradients(q, k, v, ends, cotangent, *, block):
-  out, pull = jax.vjp(lambda q, k, v: attention.tree_attention(q, k, v, ends, block=block), q, k, v)
+  out, pull = jax.vjp(lambda q, k, v: tree_attention.attention(q, k, v, ends, block=block), q, k, v)
   return out, pull(cotangent)
 
 
@@ -81,6 +81,31 @@ def test_any_block_size_is_exact_attention_on_the_tree_and_so_are_its_gradients(
   whole = _value_and_gradients(q, k, v, ends, cotangent, block=LENGTH)[1]
   for ours, theirs in zip(gradients, whole, strict=True):
     np.testing.assert_allclose(ours, theirs, atol=5e-6)
+
+
+@pytest.mark.parametrize("cache_bytes", [1, 4 * HEADS * 7 * LENGTH, 2 * 4 * HEADS * 7 * LENGTH])
+def test_rows_that_go_one_after_another_are_as_those_that_go_at_once(
+  inputs, monkeypatch, cache_bytes
+):
+  """What a CPU's cache holds decides how many go at once: of four rows one, one, two."""
+  rng = np.random.default_rng(3)
+  q, k, v, ends = (np.concatenate([x, x[::-1]]) for x in inputs)
+  q = q * rng.uniform(0.5, 1.0, (len(q), 1, 1, 1)).astype(np.float32)  # no two rows are the same
+  cotangent = rng.standard_normal(q.shape).astype(np.float32)
+
+  def loss(q, k, v):
+    out = tree_attention.attention(
+      q, k, v, ends, ends, block=7, window=5, softcap=3.0
+    )  # positions may be any numbers
+    return (out * cotangent).sum(), out
+
+  def at_once(q, k, v):
+    return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
+
+  expected = jax.jit(at_once)(q, k, v)
+  monkeypatch.setattr(tree_attention, "_CACHE_BYTES", cache_bytes)
+  found = jax.jit(lambda *x: at_once(*x))(q, k, v)  # another function: traced again
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), found, expected)
 
 
 def test_tokens_off_the_path_get_a_gradient_of_exactly_zero(inputs):
@@ -117,7 +142,7 @@ def test_scores_are_float32_in_a_bfloat16_model():
   k = np.asarray([[[[1.0, 0.0]], [[1.0, 1.0]]]], np.float32)
   v = np.asarray([[[[0.0, 0.0]], [[1.0, 1.0]]]], np.float32)
   to_half = lambda x: jax.numpy.asarray(x, "bfloat16")  # noqa: E731
-  out = attention.tree_attention(*map(to_half, (q, k, v)), np.asarray([[2, 2]]), block=2)
+  out = tree_attention.attention(*map(to_half, (q, k, v)), np.asarray([[2, 2]]), block=2)
   assert out.dtype == "bfloat16"
   expected = 1 / (1 + np.exp(-1.0))
   assert float(out[0, 1, 0, 0]) == pytest.approx(expected, abs=0.01)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fspo_jax.episodes import trees
-from fspo_jax.models import attention, tree_flash
+from fspo_jax.models import tree_attention, tree_flash
 from fspo_jax.planning import hardware
 
 # What is compiled here, and run on a GPU, is what users get.
@@ -138,7 +138,7 @@ def _against_xla(implementation, dtype, block, depth, rules, tolerance):
     )
 
   def xla(q, k, v):
-    return attention.tree_attention(q, k, v, ends, positions, **how)
+    return tree_attention.attention(q, k, v, ends, positions, **how)
 
   @functools.partial(jax.jit, static_argnames=("attend", "dtype"))
   def values_and_gradients(arrays, attend, dtype):

@@ -78,7 +78,7 @@ def attention(
   scale: float | None = None,
   softcap: float = 0.0,
 ) -> Float[Array, "B L H D"]:
-  """`models.attention.tree_attention`, by kernels that go through the live blocks alone.
+  """`models.tree_attention.attention`, by kernels that go through the live blocks alone.
 
   Under a mesh each device has its rows, its heads, and of each group of query blocks (as many as
   the axis `context` is long) its own one, against all keys. Rows are filled up to whole blocks.
