@@ -154,14 +154,17 @@ def _by_rows(function: Callable[..., Any], how: _How, *arrays: Any) -> Any:
   batch, length, kv_heads, group = arrays[0].shape[:4]
   rows = max(_CACHE_BYTES // (4 * kv_heads * group * min(how.block, length) * length), 1)
   # Every part has rows of every device, as many of each.
-  own = batch // math.gcd(batch, sharding.row_shards())
+  devices = math.gcd(batch, sharding.row_shards())
+  own = batch // devices
   parts = next(n for n in range(1, own + 1) if own % n == 0 and own // n <= rows)
 
   def split(x: Array) -> Array:
-    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+    by_device = x.reshape(devices, parts, -1, *x.shape[1:])
+    return by_device.swapaxes(0, 1).reshape(parts, -1, *x.shape[1:])
 
   def join(x: Array) -> Array:
-    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    by_device = x.reshape(parts, devices, -1, *x.shape[2:])
+    return by_device.swapaxes(0, 1).reshape(batch, *x.shape[2:])
 
   def whole(*arrays: Any) -> Any:
     return function(how, *arrays)
@@ -239,18 +242,16 @@ def _backward(
       d_scores *= soft_caps.slope(scores, how.softcap)
     d_scores = d_scores.astype(k.dtype)
     d_q = _product("bngqk,bnkd->bngqd", d_scores, k[:, :, :stop]) * how.scale
-    d_k = _product("bngqk,bngqd->bnkd", d_scores, block.q)
-    d_v = _product("bngqk,bngqd->bnkd", weights.astype(v.dtype), block.cotangent)
-    before = (sums[0][:, :, :stop] + d_k, sums[1][:, :, :stop] + d_v)
-    at = (0, 0, 0, 0)
-    sums = tuple(
-      jax.lax.dynamic_update_slice(x, new, at) for x, new in zip(sums, before, strict=True)
-    )
-    return sums, d_q.astype(q.dtype)
+    d_q = d_q.astype(q.dtype)
+    # Made as they lie: keys first, each block would be transposed before its product.
+    d_k = _product("bngqd,bngqk->bndk", block.q, d_scores)
+    d_v = _product("bngqd,bngqk->bndk", block.cotangent, weights.astype(v.dtype))
+    return tuple(x.at[..., :stop].add(new) for x, new in zip(sums, (d_k, d_v), strict=True)), d_q
 
-  zeros = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-  (d_k, d_v), d_q = _over_blocks(look, zeros, queries, how.block)
-  return _heads_inside(d_q), _heads_inside(d_k.astype(k.dtype)), _heads_inside(d_v.astype(v.dtype))
+  zeros = tuple(jnp.zeros(x.swapaxes(2, 3).shape, jnp.float32) for x in (k, v))
+  sums, d_q = _over_blocks(look, zeros, queries, how.block)
+  d_k, d_v = (jnp.transpose(x, (0, 3, 1, 2)).astype(q.dtype) for x in sums)
+  return _heads_inside(d_q), d_k, d_v
 
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)

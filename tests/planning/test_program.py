@@ -71,9 +71,10 @@ def test_a_mesh_changes_nothing_in_the_count():
 
 
 def test_the_count_is_xlas_where_it_has_no_loops():
-  # One layer, one block, one chunk: loops of one round. XLA counts sums and exponentials too, and
-  # merges some of what is computed twice.
+  # One layer, one block, one chunk, one row: loops of one round. XLA counts sums and exponentials
+  # too, and merges some of what is computed twice.
   changes = {"model.layers": 1, "model.attention_block": 512, "vocab_chunk": 1024}
+  changes["preference.rows_per_step"] = 1
   traced, _, _ = _traced("none", **changes)
   analysis = traced.lower().compile().cost_analysis()
   counted = program.matrix_flops(traced.jaxpr.jaxpr)
