@@ -192,7 +192,7 @@ def test_what_others_have_no_model_for_is_not_exported(tmp_path, capsys):
 
 
 def config_of_scratch():
-  found = runpy.run_path(str(tiny.REPO / "experiments/quickstart.py"))["get_config"]()
+  found = runpy.run_path(str(tiny.REPO / "experiments/quickstart.py"))["get_config"]("scratch")
   found.stages = ("tokenizer", "sft")
   found.tokenizer.corpus_lines = 500
   found.tokenizer.vocab_size = 600

@@ -72,13 +72,14 @@ METHODS = {"base", "fewshot_prompted", "fspo", "fspo_rat", "fspo_gold"}
 KS = {str(k) for k in range(SHOTS + 1)}
 
 
-def _start(cache, workdir, overrides, *, experiment="quickstart", devices=1):
+def _start(cache, workdir, overrides, *, experiment="quickstart:scratch", devices=1):
   """Starts the command line in a directory that is not the repository's."""
+  file, colon, arg = experiment.partition(":")
   flags = [f"--config.{key}={value}" for key, value in overrides.items()]
   return subprocess.Popen(
     [
       *(sys.executable, "-m", "fspo_jax.main"),
-      f"--config={tiny.REPO / 'experiments' / experiment}.py",
+      f"--config={tiny.REPO / 'experiments' / file}.py{colon}{arg}",
       f"--workdir={workdir}",
       *flags,
     ],

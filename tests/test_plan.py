@@ -16,7 +16,7 @@ from fspo_jax.planning import collectives, hardware, meshes, report
 from fspo_jax.planning.estimate import Estimate
 from tests import tiny
 
-QUICKSTART = "--config=experiments/quickstart.py"
+QUICKSTART = "--config=experiments/quickstart.py:scratch"
 # What the issue asks to see; each takes minutes.
 POD = [(model, "v5e-64") for model in shapes.NAMES]
 POD += [("llama3.2-3b", hardware) for hardware in ("v5e-256", "v5p-128", "v6e-64")]

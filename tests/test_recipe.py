@@ -14,9 +14,11 @@ from fspo_jax.worlds.world import simulate_user
 from tests import tiny
 
 
-def _config(experiment="quickstart", /, **changes):
+def _config(experiment="quickstart:scratch", /, **changes):
   """An experiment's config; keys are written with __ for the dots."""
-  config = runpy.run_path(str(tiny.REPO / "experiments" / f"{experiment}.py"))["get_config"]()
+  file, _, arg = experiment.partition(":")
+  get_config = runpy.run_path(str(tiny.REPO / "experiments" / f"{file}.py"))["get_config"]
+  config = get_config(*[arg] if arg else [])
   config.lock()
   with config.ignore_type():
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
@@ -188,6 +190,20 @@ _REFUSED = {
   "an unknown data set": ({"data__name": "movies"}, r"data\.name='movies' is not one of"),
   "a world out of range": ({"world__label_noise": 0.7}, r"label_noise: found 0\.7"),
 }
+
+
+@pytest.mark.parametrize(
+  "arg, stages",
+  [
+    ("quickstart", ("base", "preference", "evaluate")),
+    ("quickstart:scratch", ("tokenizer", "sft", "preference", "evaluate")),
+  ],
+)
+def test_the_main_job_starts_from_the_published_base_or_from_nothing(arg, stages):
+  plan = recipe.make_plan(_config(arg))
+  assert tuple(plan.config.stages) == stages
+  with pytest.raises(ValueError, match="found 'nothing' after the colon"):
+    _config("quickstart:nothing")
 
 
 @pytest.mark.parametrize("case", _REFUSED)

@@ -21,7 +21,8 @@ from fspo_jax.workdir import fingerprint
 from tests.conftest import REPO
 
 SCRIPT = REPO / "launch" / "sweep.py"
-EXPERIMENTS = ("quickstart", "jsonl", "alpaca_styles", "ukp", "elix:easy", "elix:hard", "roleplay")
+EXPERIMENTS = ("quickstart", "quickstart:scratch", "jsonl", "alpaca_styles", "ukp")
+EXPERIMENTS += ("elix:easy", "elix:hard", "roleplay")
 
 # Two values of beta, two seeds of each.
 EXPERIMENT = """
