@@ -37,6 +37,8 @@ _CACHE_BYTES = 2 << 20
 # Arrays of queries are [batch, kv heads, group, length, ...].
 _LENGTH = 3
 
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
 
 @dataclasses.dataclass(frozen=True)
 class _How:
@@ -252,9 +254,6 @@ def _backward(
   sums, d_q = _over_blocks(look, zeros, queries, how.block)
   d_k, d_v = (jnp.transpose(x, (0, 3, 1, 2)).astype(q.dtype) for x in sums)
   return _heads_inside(d_q), d_k, d_v
-
-
-_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _scores(
