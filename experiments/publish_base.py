@@ -20,7 +20,7 @@ from absl import app, flags
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import data
+from fspo_jax import data, logs
 from fspo_jax.evaluation import base_quality, results
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.inference.writer import Writer
@@ -136,4 +136,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  logs.run(main)

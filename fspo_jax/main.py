@@ -19,11 +19,10 @@ import sys
 import traceback
 
 from absl import app, flags
-from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags
 
-from fspo_jax import checks, compiled, data, paths, preemption, processes, recipe
+from fspo_jax import checks, compiled, data, logs, paths, preemption, processes, recipe
 from fspo_jax.episodes.batching import RowOverflowError
 from fspo_jax.synthesis import pipeline
 from fspo_jax.synthesis.jobs import parse_shard
@@ -67,17 +66,6 @@ _BEAM = flags.DEFINE_multi_string(
 )
 
 
-def _set_up_logging() -> None:
-  """Our own messages, and of the libraries' (which share absl's logger) the warnings alone."""
-  absl_logging.set_verbosity(absl_logging.WARNING)
-  ours = logging.getLogger("fspo_jax")
-  handler = logging.StreamHandler(sys.stderr)
-  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-  ours.addHandler(handler)
-  ours.setLevel(logging.INFO if processes.first() else logging.WARNING)
-  ours.propagate = False
-
-
 def _synthesize(factory: pipeline.Factory, workdir: Workdir) -> pathlib.Path:
   """Runs the stage 'synthesis', if it is not finished; returns the set's folder."""
   made = pipeline.set_path(factory, workdir.path)
@@ -96,7 +84,7 @@ def main(argv: list[str]) -> int:
   config, factory, plan = _CONFIG.value, None, None
   try:
     processes.initialize(_DISTRIBUTED.value)
-    _set_up_logging()
+    logs.set_up(logging.INFO if processes.first() else logging.WARNING)
     checks.check(config)
     shard = None if _SHARD.value is None else parse_shard(_SHARD.value)
     if shard and _BEAM.value:

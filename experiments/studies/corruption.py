@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
 
 from experiments.studies.common import described, record  # noqa: E402
-from fspo_jax import recipe  # noqa: E402
+from fspo_jax import logs, recipe  # noqa: E402
 from fspo_jax.evaluation import plots  # noqa: E402
 from fspo_jax.evaluation.corruption import corrupt  # noqa: E402
 from fspo_jax.evaluation.methods import METHODS  # noqa: E402
@@ -92,4 +92,4 @@ def draw(found: dict[str, Any], path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  logs.run(main)

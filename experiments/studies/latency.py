@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
 
 from experiments.studies.common import record  # noqa: E402
-from fspo_jax import recipe  # noqa: E402
+from fspo_jax import logs, recipe  # noqa: E402
 from fspo_jax.episodes.sampling import Episode  # noqa: E402
 from fspo_jax.evaluation import evaluate, win_rate  # noqa: E402
 from fspo_jax.inference import rat  # noqa: E402
@@ -129,4 +129,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  logs.run(main)

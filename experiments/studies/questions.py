@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
 
 from experiments.studies.common import record  # noqa: E402
-from fspo_jax import recipe  # noqa: E402
+from fspo_jax import logs, recipe  # noqa: E402
 from fspo_jax.episodes import batching  # noqa: E402
 from fspo_jax.episodes.sampling import Episode  # noqa: E402
 from fspo_jax.episodes.templates import Layout  # noqa: E402
@@ -248,4 +248,4 @@ def draw(found: dict[str, Any], path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  logs.run(main)

@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
 
 from experiments.studies.common import record  # noqa: E402
-from fspo_jax import recipe  # noqa: E402
+from fspo_jax import logs, recipe  # noqa: E402
 from fspo_jax.evaluation import evaluate, plots  # noqa: E402
 from fspo_jax.evaluation.methods import METHODS  # noqa: E402
 
@@ -130,4 +130,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  logs.run(main)

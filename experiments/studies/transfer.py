@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import app, flags
 
-from fspo_jax import recipe
+from fspo_jax import logs, recipe
 from fspo_jax.episodes.sampling import WorldEpisodes
 from fspo_jax.evaluation import evaluate, plots, win_rate
 from fspo_jax.evaluation import results as results_lib
@@ -118,4 +118,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  logs.run(main)
