@@ -5,6 +5,7 @@
 import ast
 import io
 import json
+import shutil
 
 from matplotlib import figure as figures
 import pytest
@@ -98,6 +99,16 @@ def test_curves_are_read(folder, monkeypatch, capsys):
   ]
   assert "preference/loss" in {ax.get_title(loc="left") for ax in policy.axes}
   assert "step 1: loss 0.6931, log 2 = 0.6931" in capsys.readouterr().out
+
+
+def test_the_curves_of_a_run_that_starts_from_a_base_are_the_policys(folder, tmp_path, monkeypatch):
+  """As the quickstart's: nobody trained its reference there."""
+  run = tmp_path / "runs" / "quickstart"
+  shutil.copytree(folder / "runs" / "quickstart", run)
+  (run / "metrics" / "sft.jsonl").unlink()
+  monkeypatch.chdir(tmp_path)
+  (policy,) = _play("training_curves")
+  assert "preference/loss" in {ax.get_title(loc="left") for ax in policy.axes}
 
 
 def test_a_sweep_is_analysed(folder, monkeypatch, capsys):

@@ -117,7 +117,7 @@ def _copy(params: Any) -> Any:
 
 def measure() -> dict[str, Any]:
   """Trains both; gives their curves and what follows from them."""
-  c, mesh = quickstart.get_config(), sharding.one_device()
+  c, mesh = quickstart.get_config("scratch"), sharding.one_device()
   base = base_lib.load(base_lib.PUBLISHED, mesh)
   model, frozen, form = base.model, base.params, base.formatter
   objective, rule = config_lib.objective(c.preference), _optimizer(c.preference)

@@ -97,13 +97,15 @@ def attention(
 
   Queries go block by block against the keys that can come before them (or before the last of a
   few blocks, see `_SPANS`), and the backward pass makes each block again, so that no L x L array
-  outlives its block. Scores and softmax are in float32.
+  outlives its block. Scores and softmax are in float32. It has a reverse derivative, and no
+  forward-mode one.
 
   Args:
     q: queries of H heads.
     k: keys of N heads; N divides H (grouped-query attention).
     v: values.
-    subtree_end: the tree, see `episodes.trees`.
+    subtree_end: the tree, see `episodes.trees`; `subtree_end[i] > i`, padding too: every token sees
+      itself at least.
     positions: along the path from the root; a window needs them.
     block: queries per block.
     window: how many tokens of its path a token sees, itself included; None for all.
@@ -158,7 +160,7 @@ def _by_rows(function: Callable[..., Any], how: _How, *arrays: Any) -> Any:
   # Every part has rows of every device, as many of each.
   devices = math.gcd(batch, sharding.row_shards())
   own = batch // devices
-  parts = next(n for n in range(1, own + 1) if own % n == 0 and own // n <= rows)
+  parts = next(n for n in range(1, max(own, 1) + 1) if own % n == 0 and own // n <= rows)
 
   def split(x: Array) -> Array:
     by_device = x.reshape(devices, parts, -1, *x.shape[1:])
@@ -252,7 +254,9 @@ def _backward(
 
   zeros = tuple(jnp.zeros(x.swapaxes(2, 3).shape, jnp.float32) for x in (k, v))
   sums, d_q = _over_blocks(look, zeros, queries, how.block)
-  d_k, d_v = (jnp.transpose(x, (0, 3, 1, 2)).astype(q.dtype) for x in sums)
+  d_k, d_v = (
+    jnp.transpose(x, (0, 3, 1, 2)).astype(of.dtype) for x, of in zip(sums, (k, v), strict=True)
+  )
   return _heads_inside(d_q), d_k, d_v
 
 

@@ -83,11 +83,14 @@ def test_any_block_size_is_exact_attention_on_the_tree_and_so_are_its_gradients(
     np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
-@pytest.mark.parametrize("devices, rows", [(1, 0), (1, 1), (1, 2), (2, 1), (8, 1)])
+@pytest.mark.parametrize("devices, rows, block", [(1, 1, 7), (1, 2, 7), (2, 1, 2), (8, 0, 7)])
 def test_rows_that_go_one_after_another_are_as_those_that_go_at_once(
-  inputs, monkeypatch, devices, rows
+  inputs, monkeypatch, devices, rows, block
 ):
-  """What a CPU's cache holds decides how many of a device's rows go at once, but one always."""
+  """What a CPU's cache holds decides how many of a device's rows go at once, but one always.
+
+  Blocks of two tokens are nine, which come in spans.
+  """
   rng = np.random.default_rng(3)
   q, k, v, ends = (np.concatenate([x, x[::-1]]) for x in inputs)
   q = q * rng.uniform(0.5, 1.0, (len(q), 1, 1, 1)).astype(np.float32)  # no two rows are the same
@@ -95,14 +98,14 @@ def test_rows_that_go_one_after_another_are_as_those_that_go_at_once(
 
   def loss(q, k, v):
     # Positions may be any numbers.
-    out = tree_attention.attention(q, k, v, ends, ends, block=7, window=5, softcap=3.0)
+    out = tree_attention.attention(q, k, v, ends, ends, block=block, window=5, softcap=3.0)
     return (out * cotangent).sum(), out
 
   def at_once(q, k, v):
     return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
 
   expected = jax.jit(at_once)(q, k, v)
-  monkeypatch.setattr(tree_attention, "_CACHE_BYTES", rows * 4 * HEADS * 7 * LENGTH)
+  monkeypatch.setattr(tree_attention, "_CACHE_BYTES", rows * 4 * HEADS * block * LENGTH)
   monkeypatch.setattr(tree_attention.sharding, "row_shards", lambda: devices)
   found = jax.jit(lambda *x: at_once(*x))(q, k, v)  # another function: traced again
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), found, expected)

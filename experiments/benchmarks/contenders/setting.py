@@ -29,7 +29,7 @@ _ROPE = {"rope_theta": 1_000_000.0, "rope_scaling": "none"}
 _SMALL = {"norm_eps": 1e-5, "tied": True, "roles": 0, "attention_block": 128, "remat": "none"}
 MODELS: Mapping[str, dict[str, int]] = {
   "tiny": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_dim": 16, "mlp": 64},
-  "quickstart": {"width": 96, "layers": 2, "heads": 3, "kv_heads": 3, "head_dim": 32, "mlp": 256},
+  "quickstart": {"width": 96, "layers": 3, "heads": 3, "kv_heads": 3, "head_dim": 32, "mlp": 288},
   "small": {"width": 256, "layers": 4, "heads": 8, "kv_heads": 4, "head_dim": 32, "mlp": 768},
 }
 WORLDS = ("reviews", "elix", "roleplay")
