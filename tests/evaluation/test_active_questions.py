@@ -130,3 +130,18 @@ def test_the_ideal_observer_is_asked_better(study):
   right = {s: ask(tasks, s, ideal, 6).right.mean((1, 2)) for s in ("random", "information")}
   assert right["random"][6] > 0.7
   assert right["information"][4:].mean() > right["random"][4:].mean()
+
+
+def test_the_ideal_observer_does_not_know_which_response_is_the_first(study):
+  """In tests the first is the better one: rounding errors must not be opinions."""
+  world = ReviewsWorld()
+  tasks = [study["make_task"](world, "unseen", 1, i) for i in range(40)]
+  ideal = study["IdealObserver"](world)
+  for told in (0, 1, 4):
+    contexts = [task.pool[:told] for task in tasks]
+    found = ideal(contexts, [task.test for task in tasks])
+    swapped = ideal(contexts, [[pair.swapped() for pair in task.test] for task in tasks])
+    np.testing.assert_allclose(found + swapped, 1.0, atol=3e-9)
+    assert np.abs(found - 0.5)[found != 0.5].min() > 1e-8
+    if not told:
+      assert (found == 0.5).any()
