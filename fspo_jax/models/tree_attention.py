@@ -3,8 +3,8 @@
 """Attention over token trees in plain XLA, on any device: queries block by block, never L x L.
 
 As in flash attention (arXiv 2205.14135) a block of scores is made, used and forgotten, and made
-again backwards from the log-sum-exps that were kept. On CPUs a few rows go at once, so that a block
-stays in the cache.
+again backwards under the sums of exponentials that were kept. On CPUs a few rows go at once, so
+that a block stays in the cache.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class _Queries(NamedTuple):
   q: Float[Array, "B N G Q D"]  # times the scale
   index: Int[Array, "1 1 1 Q"]
   at: Int[Array, "B 1 1 Q"] | None
-  # Backwards, the forward pass's log-sum-exps, and of what comes back.
-  log_sum: Float[Array, "B N G Q"] | None = None
+  # Backwards, the forward pass's sums of exponentials, and of what comes back.
+  total: Float[Array, "B N G Q"] | None = None
   cotangent: Float[Array, "B N G Q D"] | None = None
   dot: Float[Array, "B N G Q"] | None = None  # of the cotangent with the output
 
@@ -142,8 +142,8 @@ def _attend(
 
 
 def _attend_forward(q: Array, k: Array, v: Array, tree: _Tree, how: _How) -> tuple[Array, tuple]:
-  out, log_sum = _by_rows(_forward, how, q, k, v, tree)
-  return out, (q, k, v, tree, out, log_sum)
+  out, total = _by_rows(_forward, how, q, k, v, tree)
+  return out, (q, k, v, tree, out, total)
 
 
 def _attend_backward(how: _How, kept: tuple, cotangent: Array) -> tuple:
@@ -203,7 +203,7 @@ def _forward(
   v: Float[Array, "B L N D"],
   tree: _Tree,
 ) -> tuple[Float[Array, "B L N G D"], Float[Array, "B N G L"]]:
-  """The attended values, and the log-sum-exp of each query's scores."""
+  """The attended values, and of each query the sum of exponentials under its largest score."""
   k, v = _heads_outside(k), _heads_outside(v)
 
   def look(stop: int, carry: None, block: _Queries) -> tuple[None, tuple[Array, Array]]:
@@ -213,10 +213,12 @@ def _forward(
     total = weights.sum(-1)
     attended = _product("bngqk,bnkd->bngqd", weights.astype(v.dtype), v[:, :, :stop])
     attended = (attended / total[..., None]).astype(v.dtype)
-    return carry, (attended, largest + jnp.log(total))
+    # Not the largest too: kept, XLA's CPU code fuses its maximum otherwise, and a policy that is
+    # its reference would be it but for the last bit.
+    return carry, (attended, total)
 
-  _, (attended, log_sum) = _over_blocks(look, None, _queries(how, q, tree), how.block)
-  return _heads_inside(attended), log_sum
+  _, (attended, total) = _over_blocks(look, None, _queries(how, q, tree), how.block)
+  return _heads_inside(attended), total
 
 
 def _backward(
@@ -226,20 +228,23 @@ def _backward(
   v: Float[Array, "B L N D"],
   tree: _Tree,
   out: Float[Array, "B L N G D"],
-  log_sum: Float[Array, "B N G L"],
+  total: Float[Array, "B N G L"],
   cotangent: Float[Array, "B L N G D"],
 ) -> tuple[Float[Array, "B L N G D"], Float[Array, "B L N D"], Float[Array, "B L N D"]]:
   """The gradients of queries, keys and values."""
+  # Scores are made again, not kept for this since forwards, which would also fuse that otherwise.
+  q, k = jax.lax.optimization_barrier((q, k))
   k, v = _heads_outside(k), _heads_outside(v)
   cotangent, out = _heads_outside(cotangent), _heads_outside(out)
   dot = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
-  queries = _queries(how, q, tree)._replace(log_sum=log_sum, cotangent=cotangent, dot=dot)
+  queries = _queries(how, q, tree)._replace(total=total, cotangent=cotangent, dot=dot)
 
   def look(
     stop: int, sums: tuple[Array, Array], block: _Queries
   ) -> tuple[tuple[Array, Array], Array]:
     scores = _scores(how, block, k[:, :, :stop], tree, stop)
-    weights = jnp.exp(scores - block.log_sum[..., None])
+    log_sum = scores.max(-1) + jnp.log(block.total)
+    weights = jnp.exp(scores - log_sum[..., None])
     d_weights = _product("bngqd,bnkd->bngqk", block.cotangent, v[:, :, :stop])
     d_scores = weights * (d_weights - block.dot[..., None])
     if how.softcap:
