@@ -130,9 +130,10 @@ def use(mesh: Mesh) -> Iterator[None]:
     yield
 
 
-def batch_shards(mesh: Mesh) -> int:
-  """How many parts the rows of a batch are split into."""
-  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+def batch_shards(mesh: Mesh | None = None) -> int:
+  """How many parts the rows of a batch are split into, under a mesh or the one that is in use."""
+  shape = (jax.sharding.get_abstract_mesh() if mesh is None else mesh).shape
+  return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
 
 
 def over_vocab(function: Callable[..., tuple[Any, Any]], table: Array, *others: Array) -> Any:
@@ -180,12 +181,6 @@ def gather_tokens(x: Array) -> Array:
 def context_shards() -> int:
   """How many parts the tokens of a row are split into, under the mesh that is in use."""
   return jax.sharding.get_abstract_mesh().shape.get("context", 1)
-
-
-def row_shards() -> int:
-  """How many parts the rows of a batch are split into, under the mesh that is in use."""
-  shape = jax.sharding.get_abstract_mesh().shape
-  return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
 
 
 def flat_tokens(x: Array, dims: int) -> Array:

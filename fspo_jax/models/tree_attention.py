@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fspo_jax import sharding
 from fspo_jax.models import soft_caps
 
-# A finite floor of scores: what a window hides from a whole block must not meet inf - inf.
+# A finite floor of scores: no inf - inf, whatever a query sees.
 _FLOOR = -1e30
 
 # More blocks than so many come in spans, whose blocks go one after another against the same keys,
@@ -158,7 +158,7 @@ def _by_rows(function: Callable[..., Any], how: _How, *arrays: Any) -> Any:
   batch, length, kv_heads, group = arrays[0].shape[:4]
   rows = max(_CACHE_BYTES // (4 * kv_heads * group * min(how.block, length) * length), 1)
   # Every part has rows of every device, as many of each.
-  devices = math.gcd(batch, sharding.row_shards())
+  devices = math.gcd(batch, sharding.batch_shards())
   own = batch // devices
   parts = next(n for n in range(1, max(own, 1) + 1) if own % n == 0 and own // n <= rows)
 
@@ -292,7 +292,8 @@ def _over_blocks(
   """Scans the blocks of all queries; `look` is told where the keys that come before them stop."""
 
   def blocks(x: Array) -> Array:
-    return jnp.moveaxis(x.reshape(*x.shape[:_LENGTH], -1, block, *x.shape[_LENGTH + 1 :]), 3, 0)
+    x = x.reshape(*x.shape[:_LENGTH], -1, block, *x.shape[_LENGTH + 1 :])
+    return jnp.moveaxis(x, _LENGTH, 0)
 
   def joined(x: Array) -> Array:
     x = jnp.moveaxis(x, 0, _LENGTH)
@@ -301,7 +302,8 @@ def _over_blocks(
   found = []
   for start, stop in spans(queries.q.shape[_LENGTH], block):
     step = functools.partial(_look_spread, look, stop)
-    of_span = jax.tree.map(functools.partial(_cut, start=start, stop=stop), queries)
+    cut = functools.partial(jax.lax.slice_in_dim, start_index=start, limit_index=stop, axis=_LENGTH)
+    of_span = jax.tree.map(cut, queries)
     if stop - start <= block:
       carry, here = step(carry, of_span)
     else:
@@ -309,10 +311,6 @@ def _over_blocks(
       here = jax.tree.map(joined, here)
     found.append(here)
   return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts, _LENGTH), *found)
-
-
-def _cut(x: Float[Array, "B N G L *D"], start: int, stop: int) -> Float[Array, "B N G Q *D"]:
-  return x[:, :, :, start:stop]
 
 
 def _look_spread(look: Callable, stop: int, carry: Any, block: _Queries) -> tuple[Any, Any]:

@@ -106,7 +106,7 @@ def test_rows_that_go_one_after_another_are_as_those_that_go_at_once(
 
   expected = jax.jit(at_once)(q, k, v)
   monkeypatch.setattr(tree_attention, "_CACHE_BYTES", rows * 4 * HEADS * block * LENGTH)
-  monkeypatch.setattr(tree_attention.sharding, "row_shards", lambda: devices)
+  monkeypatch.setattr(tree_attention.sharding, "batch_shards", lambda: devices)
   found = jax.jit(lambda *x: at_once(*x))(q, k, v)  # another function: traced again
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), found, expected)
 
