@@ -16,7 +16,8 @@ python -m fspo_jax.main --config=experiments/methods.py:fspo_ipo,reviews --workd
                       preferences between responses, and between descriptions that it samples
   user_lora           the base fine-tuned on each user's own shots
 
-WORLD is 'reviews' (the default), 'elix' or 'roleplay'.
+WORLD is 'reviews' (the default), 'elix', 'elix_easy' (learners of one level in all subjects) or
+'roleplay'.
 """
 
 from __future__ import annotations
@@ -113,17 +114,25 @@ def _described(c: ml_collections.ConfigDict) -> None:
   c.sft.curriculum.use = False
   c.sft.layout.shot_pairs = False
   c.sft.layout.query_shots = ()
-  c.sft.layout.description_shots = (1, 2, 4, 8)
-  c.sft.layout.description_queries = (8,)
+  c.sft.layout.description_shots = (0, 1, 2, 4, 8)
+  c.sft.layout.description_queries = (0,)
   c.sft.optimizer.learning_rate = 2e-3
   c.sft.optimizer.adam_learning_rate = 1e-3
   c.on_policy.use = True
-  c.preference.queries = max(c.preference.queries // 2, 1)
-  if c.data.name == "reviews":
-    c.preference.row_tokens = 640
-    c.preference.scored_tokens = 416
+  c.on_policy.episodes = 4000
+  c.on_policy.temperature = 0.5  # about what greedy ones are like: how far to trust those is learned
+  c.preference.layout.description_shots = (2, 4, 8)
   c.preference.layout.description_pairs = True
   c.preference.layout.description_pair_queries = True
+  if c.data.name == "reviews":
+    c.preference.layout.description_shots = (0, 2, 4, 8)
+    c.preference.layout.description_queries = (0,)
+    c.preference.row_tokens = 768
+    c.preference.scored_tokens = 528
+  else:
+    c.preference.queries = 2
+    c.preference.row_tokens = 1280
+    c.preference.scored_tokens = 944
   c.evaluation.methods = ("base", "fspo", "fspo_rat", "fspo_gold")
   c.evaluation.rat_episodes = 250
 
@@ -135,6 +144,13 @@ def _with_latents(c: ml_collections.ConfigDict) -> None:
     c.preference.queries = 4
     c.preference.row_tokens = 640
     c.preference.scored_tokens = 448
+    # Many users in a step, the clearest first: until the latent says something the policy need not
+    # listen, and until it listens the latent need not say anything.
+    c.preference.rows_per_step = 16
+    c.preference.steps = 900
+    c.preference.curriculum.use = True
+    c.preference.curriculum.start = 0.3
+    c.preference.curriculum.end = 0.7
   c.preference.layout.shot_pairs = False
   c.preference.layout.query_shots = (0,)
 

@@ -219,8 +219,10 @@ def default() -> ml_collections.ConfigDict:
   c.evaluation.sample_users = 3  # users whose responses the report shows side by side
   c.evaluation.temperatures = (0.3, 1.0)  # of responses; the first is `win_rate` of results.json
   c.evaluation.top_p = 1.0  # of responses
-  c.evaluation.descriptions = 1  # written of a user; of several the best by their labels is kept
+  # Written of a user; of several, the greedy one and samples, the likeliest by the shots is kept.
+  c.evaluation.descriptions = 1
   c.evaluation.description_temperature = 0.0  # of written descriptions; 0 is greedy
+  c.evaluation.description_beta = 0.1  # how sure of a label a nat makes; see inference/rat.py
   c.evaluation.max_response_tokens = 40
   c.evaluation.max_description_tokens = 24
   c.evaluation.bootstrap = 2000  # resamples of users for the 95 % intervals
@@ -259,7 +261,7 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.layout.description_shots = ()  # numbers of shots after which the description is
   c.layout.description_queries = ()  # after which of these the queries hang under it too
   c.layout.description_pairs = False  # compare two sampled descriptions (episodes that have them)
-  c.layout.description_pair_queries = False  # the queries hang under the better of these too
+  c.layout.description_pair_queries = False  # the queries hang under both of these too
   c.layout.rewards = False  # each response under what opens its own reward (rewards in context)
   c.loss = ml_collections.ConfigDict()
   c.loss.name = "ipo"  # or 'dpo', 'kto', 'simpo'

@@ -223,12 +223,15 @@ def from_base(world: str) -> ml_collections.ConfigDict:
   """The config that FSPO-trains the base of the worlds on the users of one of them.
 
   Args:
-    world: 'reviews', whose episodes are made as they are needed, or 'elix' or 'roleplay', of which
-      a synthetic set is made first.
+    world: 'reviews', whose episodes are made as they are needed, or 'elix', 'elix_easy' or
+      'roleplay', of which a synthetic set is made first.
   """
-  if world not in ("reviews", "elix", "roleplay"):
-    raise ValueError(f"world={world!r}: expected 'reviews', 'elix' or 'roleplay'")
-  c = default() if world == "reviews" else synthetic_users(world)
+  if world not in ("reviews", "elix", "elix_easy", "roleplay"):
+    raise ValueError(f"world={world!r}: expected 'reviews', 'elix', 'elix_easy' or 'roleplay'")
+  c = default() if world == "reviews" else synthetic_users(world.removesuffix("_easy"))
+  if world == "elix_easy":
+    c.elix_variant = "easy"
+    c.synthesis.set.users = 300  # all that there are
   fresh = world == "reviews"
   c.stages = (*(() if fresh else ("synthesis",)), "base", "preference", "evaluate")
   c.base = "published"

@@ -4,10 +4,11 @@ r"""What it is worth to write several descriptions of a user, and keep the likel
 
 python experiments/studies/descriptions.py --workdir=RUN [--n=2,4,8,16] [--out=DIR]
 
-After all shots the policy writes descriptions; of n sampled ones the one is kept under which the
-shots' own labels are likeliest (`inference/rat.py`), which asks nothing more of the user. Compared
-with the greedy one, the gold one, and none: how right it is (F1 of its tastes), the preference
-accuracy under it, and the win rate of the responses. Writes descriptions.json and descriptions.png.
+After all shots the policy writes descriptions; of n, the greedy one and n - 1 samples, the one is
+kept under which the shots' own labels are likeliest to the reference (`inference/rat.py`), which
+asks nothing more of the user. Compared with the greedy one, the gold one, and none: how right it is
+(F1 of its tastes), the preference accuracy under it, and the win rate of the responses. An n of 1
+is one sample. Writes descriptions.json and descriptions.png.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from fspo_jax.evaluation import plots  # noqa: E402
 from fspo_jax.evaluation.methods import METHODS  # noqa: E402
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run of a world.", required=True)
-_N = flags.DEFINE_list("n", ["1", "2", "4", "8", "16"], "How many are sampled; 1 for comparison.")
+_N = flags.DEFINE_list("n", ["1", "2", "4", "8", "16"], "How many are written; 1 for comparison.")
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of those that are sampled.")
 _EPISODES = flags.DEFINE_integer("episodes", 250, "Users.")
 _PROMPTS = flags.DEFINE_integer("prompts", 2, "Prompts answered for each, for win rates.")
@@ -104,7 +105,7 @@ def draw(found: dict[str, Any], path: pathlib.Path) -> None:
     panel("preference accuracy", "accuracy"),
     panel("win rate against the base", "win_rate"),
   ]
-  plots.panels(panels, path, xlabel="descriptions that are sampled")
+  plots.panels(panels, path, xlabel="descriptions that are written")
 
 
 if __name__ == "__main__":

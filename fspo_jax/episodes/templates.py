@@ -278,13 +278,13 @@ class _Builder:
     shots: int,
     after: After,
   ) -> trees.Node:
-    """Both sampled descriptions, the better one with the queries under it, if any are asked."""
+    """Both sampled descriptions, each with the queries under it, if any are asked."""
     better, worse = (self.segment(Kind.SAMPLED_DESCRIPTION, shots) for _ in range(2))
     self.pairs.append(Pair(better, worse, shots, Context.DESCRIPTION_PAIR))
     asked = queries if layout.description_pair_queries else ()
-    children = (
-      self.answer(pair.worse, worse, Role.DESCRIPTION),
-      self.answer(pair.better, better, Role.DESCRIPTION, self.under(asked, layout, shots)),
+    children = tuple(
+      self.answer(text, segment, Role.DESCRIPTION, self.under(asked, layout, shots))
+      for text, segment in ((pair.worse, worse), (pair.better, better))
     )
     return trees.Node(self.format.description(after), Role.DESCRIPTION, children=children)
 

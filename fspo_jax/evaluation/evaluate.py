@@ -47,6 +47,7 @@ class Settings:
   top_p: float
   descriptions: int
   description_temperature: float
+  description_beta: float
   max_response_tokens: int
   max_description_tokens: int
   bootstrap: int
@@ -67,6 +68,8 @@ class Settings:
         f"{self.description_temperature}: expected 1 or more, and 1 at temperature 0, where all of "
         "them are the same"
       )
+    if self.description_beta <= 0:
+      raise ValueError(f"evaluation.description_beta={self.description_beta}: expected more than 0")
     if self.descriptions > 1 and not ("fspo_rat" in self.methods and self.rat_episodes):
       raise ValueError(
         f"evaluation.descriptions={self.descriptions}: found evaluation.methods={self.methods} and "
@@ -179,6 +182,8 @@ class SplitEvaluation:
         contexts,
         decoding,
         n=s.descriptions,
+        judge=self.models.writer(trained=False),
+        beta=s.description_beta,
         seed=self._stream("descriptions", done),
         rows=s.rows,
         vocab_chunk=self.models.vocab_chunk,

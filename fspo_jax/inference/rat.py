@@ -4,7 +4,8 @@
 
 User description rationalization (FSPO, arXiv 2502.19312) writes one description, greedy or sampled.
 Ours may also write several and keep the one that explains the shots best: their labels are a check
-of a description that costs no answer of the user.
+of a description that costs no answer of the user. The reference is the judge of it: it follows
+descriptions as instructions, while the policy has learned from shots, whose labels these are.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ def describe(
   decoding: sampler.Decoding,
   *,
   n: int = 1,
+  judge: Writer | None = None,
+  beta: float = 1.0,
   seed: int,
   rows: int = 8,
   vocab_chunk: int = 2048,
@@ -90,8 +93,11 @@ def describe(
     writer: the policy.
     users: the shots of each user.
     decoding: how tokens are chosen.
-    n: 1 for the description that RAT writes; more to write so many, and keep the one with the best
-      `label_fits`, the first of equals. Those that were cut are kept only if all of them were.
+    n: 1 for the description that RAT writes; more to write the greedy one and n - 1 by `decoding`,
+      and keep the one with the best `label_fits`, the first of equals. Those that were cut are kept
+      only if all of them were.
+    judge: whose `label_fits` they are: the reference. Needed for more than one.
+    beta: of `label_fits`.
     seed: with the indices of user and description, all that the randomness depends on.
     rows: descriptions that are scored together; see `label_fits`.
     vocab_chunk: vocabulary entries per chunk of the projection.
@@ -100,7 +106,8 @@ def describe(
     A description of each user.
 
   Raises:
-    ValueError: n is less than 1, or several greedy descriptions are asked for, which are all one.
+    ValueError: n is less than 1; several greedy descriptions are asked for, which are all one; or
+      there is no judge of several.
   """
   if n < 1 or (n > 1 and decoding.temperature == 0.0):
     raise ValueError(
@@ -108,18 +115,32 @@ def describe(
       "at temperature 0, where all of them are the same"
     )
   seeds = [(seed, u) for u in range(len(users))]
-  written = sample(writer, users, decoding, n=n, seeds=seeds)
   if n == 1:
-    return [Description(only.text, only.finished) for (only,) in written]
+    return [
+      Description(only.text, only.finished)
+      for (only,) in sample(writer, users, decoding, n=1, seeds=seeds)
+    ]
+  if judge is None:
+    raise ValueError(f"judge: found none of {n} descriptions, expected the reference's writer")
+  greedy = dataclasses.replace(decoding, temperature=0.0)
+  written = [
+    first + more
+    for first, more in zip(
+      sample(writer, users, greedy, n=1, seeds=seeds),
+      sample(writer, users, decoding, n=n - 1, seeds=seeds),
+      strict=True,
+    )
+  ]
   candidates = []
   for texts in written:
     finished = [w for w in texts if w.finished] or texts
     candidates.append(list(dict.fromkeys(finished)))  # each text once, in order
   owners = [u for u, own in enumerate(candidates) for _ in own]
   fits = label_fits(
-    writer,
+    judge,
     [users[u] for u in owners],
     [w.text for own in candidates for w in own],
+    beta=beta,
     rows=rows,
     vocab_chunk=vocab_chunk,
   )
@@ -137,23 +158,27 @@ def label_fits(
   users: Sequence[Sequence[Preference]],
   descriptions: Sequence[str],
   *,
+  beta: float = 1.0,
   rows: int = 8,
   vocab_chunk: int = 2048,
 ) -> Float[np.ndarray, " users"]:
   """The log-likelihood of each user's labels under a description z of them.
 
-  The sum over the shots (q, y_w, y_l) of log sigmoid(log pi(y_w | z, q) - log pi(y_l | z, q)): the
-  Bradley-Terry model (as DPO, arXiv 2305.18290 eq. 1) with the policy's own log-probability for a
-  reward. There are no shots in the context: a description that helps has to say it itself.
+  The sum over the shots (q, y_w, y_l) of log sigmoid(beta log(pi(y_w | z, q) / pi(y_l | z, q))),
+  the Bradley-Terry model (as DPO, arXiv 2305.18290 eq. 1) with beta times the writer's own
+  log-probability for a reward. Log-probabilities of whole texts differ by ten nats and more, so
+  that with a beta of 1 one label that is wrong would outvote all others. There are no shots in the
+  context: a description that helps has to say it itself.
 
   Rows are as long as the longest user needs, whatever `evaluation.max_row_tokens` is: they hold a
   description and the shots under it, and a shot that was left out would be a label that nobody
   checks.
 
   Args:
-    writer: the policy.
+    writer: who judges.
     users: the shots of each user; none at all give 0.
     descriptions: one of each user.
+    beta: how sure of a label a nat makes; more than 0.
     rows: users that are scored together, a multiple of the parts that the writer's mesh splits
       rows into; it changes the speed and the memory, not the results.
     vocab_chunk: vocabulary entries per chunk of the projection.
@@ -176,5 +201,5 @@ def label_fits(
         writer.model, writer.params, batch, mesh=writer.mesh, vocab_chunk=vocab_chunk
       )
     )
-    fits.append((batch.pair_weight * -np.logaddexp(0.0, -h)).sum(axis=1))
+    fits.append((batch.pair_weight * -np.logaddexp(0.0, -beta * h)).sum(axis=1))
   return np.concatenate(fits)[: len(episodes)].astype(np.float32)

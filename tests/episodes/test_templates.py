@@ -127,17 +127,20 @@ DESCRIBED = Episode(
 )
 
 
-def test_a_description_pair_hangs_after_its_shots_with_queries_under_the_better_one():
+def test_a_description_pair_hangs_after_its_shots_with_queries_under_both():
   layout = Layout(description_pairs=True, description_pair_queries=True)
   built = _build(DESCRIBED, layout)
-  assert CHARS.decode(built.tree.tokens) == "^?q!a$~b$@n$m$?x!z$y$"
-  assert _text(built.tree.roles.tolist()) == "0" + "11122333" + "44444" + "1112222"
+  assert CHARS.decode(built.tree.tokens) == "^?q!a$~b$@n$?x!z$y$m$?x!z$y$"
+  assert _text(built.tree.roles.tolist()) == "0" + "11122333" + "444" + "1112222" + "44" + "1112222"
   shot = "^?q!a$~b$"
   paths = {i: _path_text(built, i) for i in range(len(built.segments))}
   assert {(paths[p.chosen], paths[p.rejected], p.shots, p.context) for p in built.pairs} == {
     (shot + "@m$", shot + "@n$", 1, Context.DESCRIPTION_PAIR),
     (shot + "@m$?x!y$", shot + "@m$?x!z$", 1, Context.DESCRIPTION),
+    (shot + "@n$?x!y$", shot + "@n$?x!z$", 1, Context.DESCRIPTION),
   }
+  assert len(built.pairs) == layout.max_pairs(1, 1) == 3
+  assert len(built.segments) == layout.max_segments(1, 1) == 6
   # What was sampled is compared, and imitated by no likelihood.
   kinds = {paths[i]: s.kind for i, s in enumerate(built.segments)}
   assert kinds[shot + "@m$"] == kinds[shot + "@n$"] == Kind.SAMPLED_DESCRIPTION
@@ -296,7 +299,8 @@ def test_every_path_reads_as_its_shots_and_then_its_question_and_answer(data):
     expected += [(path, Kind.SAMPLED_DESCRIPTION, k) for path in (better, worse)]
     pairs.append((better, worse, k, Context.DESCRIPTION_PAIR))
     for query in episode.queries if layout.description_pair_queries else ():
-      responses(better, query, k, Context.DESCRIPTION)
+      for path in (better, worse):
+        responses(path, query, k, Context.DESCRIPTION)
   paths = [_path_text(built, i) for i in range(len(built.segments))]
   found = [(path, s.kind, s.shots) for path, s in zip(paths, built.segments, strict=True)]
   assert sorted(found) == sorted(expected)

@@ -34,6 +34,7 @@ SETTINGS = evaluate.Settings(
   top_p=1.0,
   descriptions=1,
   description_temperature=0.0,
+  description_beta=0.2,
   max_response_tokens=8,
   max_description_tokens=8,
   bootstrap=50,
@@ -168,8 +169,8 @@ class TestMargins:
 
   def test_of_several_descriptions_the_best_by_the_shots_labels_is_kept(self):
     model = tiny.model(vocab_size=tiny.tokenizer().vocab_size, layers=1, attention_block=512)
-    params = tiny.params(model)
-    models = Models(model, params, params, tiny.formatter(), sharding.make_mesh(1), 512)
+    base, policy = tiny.params(model), tiny.params(model, seed=1)
+    models = Models(model, base, policy, tiny.formatter(), sharding.make_mesh(1), 512)
     source = WorldEpisodes(tiny.world(), "unseen", SHOTS, 1, seed=3)
     episodes = [source(i) for i in range(2)]
 
@@ -180,7 +181,8 @@ class TestMargins:
 
     users = [episode.shots[:k] for episode in episodes for k in range(SHOTS + 1)]
     # The first of the several is the only one that is written where one is asked for.
-    one, best = (rat.label_fits(models.writer(trained=True), users, written(n)) for n in (1, 4))
+    judge, beta = models.writer(trained=False), SETTINGS.description_beta
+    one, best = (rat.label_fits(judge, users, written(n), beta=beta) for n in (1, 4))
     assert (best >= one - 1e-5).all() and (best > one + 1e-3).any()
 
   def test_a_method_that_nothing_has_made_is_refused(self):

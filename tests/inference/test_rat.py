@@ -61,7 +61,7 @@ def test_one_description_is_the_one_that_the_writer_writes(writer, users):
     found = rat.describe(writer, users, decoding, seed=3)
     assert [(d.text, d.finished) for d in found] == [(w.text, w.finished) for w in expected]
     assert [d.fit for d in found] == [None] * 3
-  assert rat.describe(writer, [], RANDOM, n=2, seed=3) == []
+  assert rat.describe(writer, [], RANDOM, n=2, judge=writer, seed=3) == []
 
 
 def test_a_sample_depends_on_its_users_shots_and_seeds_alone(writer, users):
@@ -110,27 +110,41 @@ def test_a_fit_is_the_likelihood_of_the_labels_under_the_description_alone(write
   assert rat.label_fits(writer, [], []).shape == (0,)
 
 
-def test_of_several_the_one_that_explains_the_labels_best_is_kept(writer, users):
+def test_beta_scales_how_sure_of_a_label_a_nat_makes(writer, users):
+  # One shot: log sigmoid(beta h), from which h, and another beta's fit, follow.
+  one, text = [users[0][:1]], ["Reviews should be short."]
+  fit = float(rat.label_fits(writer, one, text)[0])
+  h = fit - np.log(-np.expm1(fit))
+  for beta in (0.1, 3.0):
+    found = rat.label_fits(writer, one, text, beta=beta)
+    np.testing.assert_allclose(found, -np.logaddexp(0.0, -beta * h), rtol=1e-4)
+
+
+def test_of_several_the_one_that_explains_the_labels_best_to_the_judge_is_kept(writer, users):
   n = 5
   seeds = [(4, u) for u in range(3)]
-  written = _texts(rat.sample(writer, users, RANDOM, n=n, seeds=seeds))
-  found = rat.describe(writer, users, RANDOM, n=n, seed=4)
+  greedy = _texts(rat.sample(writer, users, GREEDY, n=1, seeds=seeds))
+  drawn = _texts(rat.sample(writer, users, RANDOM, n=n - 1, seeds=seeds))
+  written = [first + more for first, more in zip(greedy, drawn, strict=True)]
+  judge = dataclasses.replace(writer, params=tiny.params(writer.model, seed=1))
+  several = {"n": n, "judge": judge, "beta": 0.3, "seed": 4}
+  found = rat.describe(writer, users, RANDOM, **several)
   changed = 0
   for shots, texts, chosen in zip(users, written, found, strict=True):
-    fits = rat.label_fits(writer, [shots] * n, texts)
+    fits = rat.label_fits(judge, [shots] * n, texts, beta=0.3)
     assert chosen.text == texts[int(np.argmax(fits))]
     assert chosen.fit == pytest.approx(float(fits.max()), rel=1e-5)
     changed += chosen.text != texts[0]
   assert changed
   assert found[2].text == written[2][0]  # no labels to choose by
-  assert rat.describe(writer, users, RANDOM, n=n, seed=4, rows=3) == found
+  assert rat.describe(writer, users, RANDOM, **several, rows=3) == found
   # With the labels turned around, others are kept.
   turned = [
     tuple(dataclasses.replace(s, chosen=s.rejected, rejected=s.chosen) for s in shots)
     for shots in users
   ]
   fits = [
-    rat.label_fits(writer, [shots] * n, texts) for shots, texts in zip(turned, written, strict=True)
+    rat.label_fits(judge, [shots] * n, texts) for shots, texts in zip(turned, written, strict=True)
   ]
   assert any(
     int(np.argmax(f)) != texts.index(c.text)
@@ -141,8 +155,12 @@ def test_of_several_the_one_that_explains_the_labels_best_is_kept(writer, users)
 def test_descriptions_that_were_cut_are_kept_only_if_all_were(writer, users, monkeypatch):
   # This model never ends a text on its own; so others write for it, of whom one in three does.
   texts = [[Written(f"{u}{j}", (u + j) % 3 == 0 and u < 2) for j in range(3)] for u in range(3)]
-  monkeypatch.setattr(rat, "sample", lambda *args, **keywords: texts)
-  found = rat.describe(writer, users, RANDOM, n=3, seed=0)
+
+  def sample(writer, users, decoding, *, n, seeds):
+    return [own[:1] if decoding == GREEDY else own[1:] for own in texts]
+
+  monkeypatch.setattr(rat, "sample", sample)
+  found = rat.describe(writer, users, RANDOM, n=3, judge=writer, seed=0)
   assert [(d.text, d.finished) for d in found[:2]] == [("00", True), ("12", True)]
   assert not found[2].finished and found[2].text == "20"
 
@@ -152,10 +170,12 @@ def test_several_greedy_descriptions_are_refused(writer, users):
     rat.describe(writer, users, GREEDY, n=2, seed=0)
   with pytest.raises(ValueError, match="n: found 0"):
     rat.describe(writer, users, RANDOM, n=0, seed=0)
+  with pytest.raises(ValueError, match="judge: found none of 2 descriptions"):
+    rat.describe(writer, users, RANDOM, n=2, seed=0)
 
 
 def test_descriptions_are_answered_under(writer, users):
-  found = rat.describe(writer, users, RANDOM, n=3, seed=1)
+  found = rat.describe(writer, users, RANDOM, n=3, judge=writer, seed=1)
   prompts = [["Is it good?"]] * 3
   told = [d.text for d in found]
   answers = writer.respond(users, prompts, GREEDY, seed=0, descriptions=told)

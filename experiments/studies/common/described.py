@@ -69,12 +69,19 @@ class DescribedUsers:
     self._base = _Kept(self._evaluation.contenders["base"])
 
   def write(self, *, n: int, temperature: float) -> list[str]:
-    """A description of each user after all shots, by the policy; see `rat.describe`."""
+    """A description of each user after all shots, by the policy; see `rat.describe`.
+
+    Args:
+      n: written of each, the greedy one among several; the best is kept.
+      temperature: of those that are sampled.
+    """
     found = rat.describe(
       self.models.writer(trained=True),
       [episode.shots for episode in self.episodes],
       Decoding(temperature, 1.0, self.settings.max_description_tokens),
       n=n,
+      judge=self.models.writer(trained=False),
+      beta=self.settings.description_beta,
       seed=self.seed,
       rows=self.settings.rows,
       vocab_chunk=self.models.vocab_chunk,
