@@ -120,7 +120,7 @@ def _described(c: ml_collections.ConfigDict) -> None:
   c.sft.optimizer.adam_learning_rate = 1e-3
   c.on_policy.use = True
   c.on_policy.episodes = 4000
-  c.on_policy.temperature = 0.5  # about what greedy ones are like: how far to trust those is learned
+  c.on_policy.temperature = 0.5  # like greedy ones, nearly: how far to trust those is learned
   c.preference.layout.description_shots = (2, 4, 8)
   c.preference.layout.description_pairs = True
   c.preference.layout.description_pair_queries = True
