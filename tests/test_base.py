@@ -215,7 +215,7 @@ def test_what_is_measured_is_asked_of_every_world(publish, monkeypatch):
   assert len(publish["below_gate"](quality)) == 3
 
 
-@pytest.mark.parametrize("world", ["reviews", "elix", "roleplay"])
+@pytest.mark.parametrize("world", ["reviews", "elix", "elix_easy", "roleplay"])
 def test_every_row_has_a_config_that_can_be_run(world):
   experiment = runpy.run_path(str(tiny.REPO / "experiments/methods.py"))
   for method in experiment["METHODS"]:

@@ -134,7 +134,7 @@ def test_all_of_it_runs_in_small(tmp_path):
     sys.executable,
     str(SCRIPT),
     f"--workdir={tmp_path / 'tables'}",
-    "--worlds=reviews,elix",
+    "--worlds=reviews,elix_easy",
     "--rows=fspo_ipo",
     "--seeds=0",
     "--runlocal",
@@ -153,8 +153,10 @@ def test_all_of_it_runs_in_small(tmp_path):
   assert done.returncode == 0, done.stderr
   text = (tmp_path / "tables" / "README.md").read_text()
   assert "2 of 2 runs" in text and "these numbers mean nothing" in text
+  config = json.loads((tmp_path / "tables/elix_easy/fspo_ipo/seed=0/config.json").read_text())
+  assert config["elix_variant"] == "easy" and config["data"]["world"] == "elix"
   # What is done is left alone, and another row shares the set.
-  more = {"--worlds=reviews,elix": "--worlds=elix", "--rows=fspo_ipo": "--rows=fspo_ipo,prompted"}
+  more = {"--worlds=reviews,elix_easy": "--worlds=elix_easy", "--rows=fspo_ipo": "--rows=fspo_ipo,prompted"}
   again = subprocess.run(
     [more.get(argument, argument) for argument in command],
     capture_output=True,
