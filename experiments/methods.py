@@ -119,22 +119,24 @@ def _described(c: ml_collections.ConfigDict) -> None:
   c.sft.optimizer.learning_rate = 2e-3
   c.sft.optimizer.adam_learning_rate = 1e-3
   c.on_policy.use = True
-  c.on_policy.episodes = 4000
-  c.on_policy.temperature = 0.5  # like greedy ones, nearly: how far to trust those is learned
+  c.on_policy.episodes = 3000
+  c.on_policy.samples = 6
   c.preference.layout.description_shots = (2, 4, 8)
   c.preference.layout.description_pairs = True
   c.preference.layout.description_pair_queries = True
   if c.data.name == "reviews":
     c.preference.layout.description_shots = (0, 2, 4, 8)
     c.preference.layout.description_queries = (0,)
-    c.preference.row_tokens = 768
-    c.preference.scored_tokens = 528
+    c.preference.row_tokens = 736
+    c.preference.scored_tokens = 496
   else:
     c.preference.queries = 2
-    c.preference.row_tokens = 1280
-    c.preference.scored_tokens = 944
+    c.preference.row_tokens = 1216
+    c.preference.scored_tokens = 864
   c.evaluation.methods = ("base", "fspo", "fspo_rat", "fspo_gold")
-  c.evaluation.rat_episodes = 250
+  c.evaluation.rat_episodes = 200
+  c.evaluation.descriptions = 8
+  c.evaluation.description_temperature = 1.0
 
 
 def _with_latents(c: ml_collections.ConfigDict) -> None:

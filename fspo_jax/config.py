@@ -180,7 +180,8 @@ def default() -> ml_collections.ConfigDict:
   c.on_policy.use = False
   c.on_policy.episodes = 1500  # that are described; the stage trains on these, round and round
   c.on_policy.shots = (2, 4, 8)  # numbers of shots that descriptions are written after
-  c.on_policy.samples = 4  # descriptions of an episode, of which two are compared
+  c.on_policy.samples = 4  # descriptions of an episode, of which two are compared, and one is kept
+  c.on_policy.beta = 0.1  # of what is kept: as evaluation.description_beta
   c.on_policy.temperature = 1.0
   c.on_policy.max_tokens = 32  # of a description
   c.on_policy.closeness = "traits"  # the tastes named, as the world reads them, or 'characters'
@@ -261,7 +262,7 @@ def _stage(steps: int) -> ml_collections.ConfigDict:
   c.layout.description_shots = ()  # numbers of shots after which the description is
   c.layout.description_queries = ()  # after which of these the queries hang under it too
   c.layout.description_pairs = False  # compare two sampled descriptions (episodes that have them)
-  c.layout.description_pair_queries = False  # the queries hang under both of these too
+  c.layout.description_pair_queries = False  # the queries hang under the kept one too
   c.layout.rewards = False  # each response under what opens its own reward (rewards in context)
   c.loss = ml_collections.ConfigDict()
   c.loss.name = "ipo"  # or 'dpo', 'kto', 'simpo'

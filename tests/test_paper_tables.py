@@ -156,7 +156,10 @@ def test_all_of_it_runs_in_small(tmp_path):
   config = json.loads((tmp_path / "tables/elix_easy/fspo_ipo/seed=0/config.json").read_text())
   assert config["elix_variant"] == "easy" and config["data"]["world"] == "elix"
   # What is done is left alone, and another row shares the set.
-  more = {"--worlds=reviews,elix_easy": "--worlds=elix_easy", "--rows=fspo_ipo": "--rows=fspo_ipo,prompted"}
+  more = {
+    "--worlds=reviews,elix_easy": "--worlds=elix_easy",
+    "--rows=fspo_ipo": "--rows=fspo_ipo,prompted",
+  }
   again = subprocess.run(
     [more.get(argument, argument) for argument in command],
     capture_output=True,

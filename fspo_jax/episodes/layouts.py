@@ -20,8 +20,8 @@ class Layout:
     description_queries: after which of these numbers the queries hang under the description too.
     description_pairs: compare two sampled descriptions, after the shots that they were sampled
       after, as RAT trains its descriptions (arXiv 2502.19312); episodes need a `described` pair.
-    description_pair_queries: the queries hang under both of these as well: descriptions as the
-      policy writes them, so that it learns how far they are to be trusted beside the shots.
+    description_pair_queries: the queries hang under the one that the policy would keep as well (see
+      `DescriptionPair`), so that it learns how far such are to be trusted beside the shots.
     rewards: score each response under what opens its own reward, for Rewards-in-Context: see
       `_Builder.rewarded`. Both are texts to imitate, and there are no pairs of them.
   """
@@ -66,6 +66,5 @@ class Layout:
 
   def _questions(self, shots: int, queries: int) -> int:
     """How many questions have scored responses."""
-    queried = len(self.query_shots) + len(self.description_queries)
-    queried += 2 * self.description_pair_queries
+    queried = len(self.query_shots) + len(self.description_queries) + self.description_pair_queries
     return shots * self.shot_pairs + queries * queried

@@ -4,8 +4,10 @@
 
 User description rationalization (FSPO, arXiv 2502.19312): the policy samples descriptions of a user
 from their shots; of two of them, the one that is semantically closer to the gold description is
-preferred, and the preference loss that compares responses compares them too. `templates.Layout`
-says where they hang in an episode's tree.
+preferred, and the preference loss that compares responses compares them too. Responses are trained
+under a third one, which is chosen as the policy itself would at work (`inference/rat.py`), by the
+labels of the shots: what it learns to trust is what it will be told. `templates.Layout` says where
+they hang in an episode's tree.
 
 Pairs are made once, of the policy that a stage starts from. They lie in a file, one a line and in
 order, so that who stops half-way goes on there and ends with the same file.
@@ -30,8 +32,13 @@ from fspo_jax.worlds.world import World
 
 _LOG = logging.getLogger(__name__)
 
+_TOLD = ("shots", "better", "worse", "kept")  # what a line says of a pair
+
 # How close each of some texts is to a gold description: higher is closer.
 Closeness = Callable[[str, Sequence[str]], Sequence[float]]
+
+# How well each description explains the labels of its user's shots: higher is better.
+Fits = Callable[[Sequence[Sequence[Preference]], Sequence[str]], Sequence[float]]
 
 
 class Sample(Protocol):
@@ -147,6 +154,7 @@ def make(
   episode: EpisodeFn,
   describe: Describe,
   closeness: Closeness,
+  fits: Fits,
   settings: Settings,
   facts: Mapping[str, Any],
 ) -> Pairs:
@@ -159,6 +167,7 @@ def make(
     episode: the episodes, each with a gold description.
     describe: samples from the policy; a description depends on its shots and seeds alone.
     closeness: to the gold description.
+    fits: to the shots, as `inference.rat.label_fits` of the policy.
     settings: which pairs.
     facts: what else they depend on, as JSON has it: the policy, the temperature, the closeness.
 
@@ -187,7 +196,7 @@ def make(
     start = done // settings.chunk * settings.chunk if done < settings.episodes else done
     for first in range(start, settings.episodes, settings.chunk):
       indices = range(first, min(first + settings.chunk, settings.episodes))
-      records = _records(indices, episode, describe, closeness, settings)
+      records = _records(indices, episode, describe, closeness, fits, settings)
       _append(file, records[max(done - first, 0) :])
   pairs = read(path)
   _LOG.info("%d description pairs of %d episodes", len(pairs.pairs), settings.episodes)
@@ -202,7 +211,7 @@ def read(path: str | os.PathLike[str]) -> Pairs:
     if "skipped" in record:
       skipped[record["skipped"]] = skipped.get(record["skipped"], 0) + 1
     else:
-      described = DescriptionPair(record["shots"], record["better"], record["worse"])
+      described = DescriptionPair(**{key: record[key] for key in _TOLD})
       pairs.append(Paired(record["index"], record["user_id"], described))
   return Pairs(tuple(pairs), skipped)
 
@@ -243,6 +252,7 @@ def _records(
   episode: EpisodeFn,
   describe: Describe,
   closeness: Closeness,
+  fits: Fits,
   settings: Settings,
 ) -> list[dict[str, Any]]:
   """The lines of some episodes, whose users are described together."""
@@ -254,16 +264,25 @@ def _records(
         f"episode {index} of user {found.user_id!r}: found {len(found.shots)} shots and "
         f"description={found.description!r}, expected {k} shots or more and a gold description"
       )
-  described = describe(
-    [e.shots[:k] for e, k in zip(episodes, ks, strict=True)],
-    n=settings.samples,
-    seeds=[(settings.seed, i) for i in indices],
-  )
-  return [
+  shots = [e.shots[:k] for e, k in zip(episodes, ks, strict=True)]
+  described = describe(shots, n=settings.samples, seeds=[(settings.seed, i) for i in indices])
+  finished = [[sample.text for sample in own if sample.finished] for own in described]
+  records = [
     {"index": i, "user_id": e.user_id, "shots": k}
-    | _compared(e.description, samples, closeness, settings.gap)
-    for i, e, k, samples in zip(indices, episodes, ks, described, strict=True)
+    | _compared(e.description, texts, closeness, settings.gap)
+    for i, e, k, texts in zip(indices, episodes, ks, finished, strict=True)
   ]
+  # Each text once, of those alone that are not skipped: to fit them takes the most time.
+  candidates = [
+    [] if "skipped" in record else list(dict.fromkeys(texts))
+    for record, texts in zip(records, finished, strict=True)
+  ]
+  owners = [own for own, texts in zip(shots, candidates, strict=True) for _ in texts]
+  values = iter(fits(owners, [text for texts in candidates for text in texts]))
+  for record, texts in zip(records, candidates, strict=True):
+    if texts:
+      record["kept"] = texts[int(np.argmax([next(values) for _ in texts]))]
+  return records
 
 
 def _shots(index: int, settings: Settings) -> int:
@@ -273,11 +292,8 @@ def _shots(index: int, settings: Settings) -> int:
   return settings.shots[int(rng.integers(len(settings.shots)))]
 
 
-def _compared(
-  gold: str, samples: Sequence[Sample], closeness: Closeness, gap: float
-) -> dict[str, Any]:
-  """The closest and the furthest sample, the first of equals; or why there are none."""
-  texts = [sample.text for sample in samples if sample.finished]
+def _compared(gold: str, texts: Sequence[str], closeness: Closeness, gap: float) -> dict[str, Any]:
+  """The closest and the furthest text, the first of equals; or why there are none."""
   if len(texts) < 2:
     return {"skipped": "unfinished"}
   values = [float(value) for value in closeness(gold, texts)]

@@ -32,11 +32,19 @@ class DescriptionPair:
   """Two sampled descriptions of a user, after so many shots: one is closer to the gold one.
 
   Which one is, the shots have no part in: where a row has no room for all of them, it still holds.
+
+  Attributes:
+    shots: their number.
+    better: the closest to the gold one of all that were sampled.
+    worse: the furthest.
+    kept: of all that were sampled the one under which the shots' labels are likeliest: what the
+      policy would answer under, which does not know the gold one.
   """
 
   shots: int
   better: str
   worse: str
+  kept: str
 
 
 @dataclasses.dataclass(frozen=True)

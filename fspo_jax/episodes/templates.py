@@ -278,13 +278,21 @@ class _Builder:
     shots: int,
     after: After,
   ) -> trees.Node:
-    """Both sampled descriptions, each with the queries under it, if any are asked."""
+    """Both sampled descriptions, and the queries, if any are asked, under the kept one."""
     better, worse = (self.segment(Kind.SAMPLED_DESCRIPTION, shots) for _ in range(2))
     self.pairs.append(Pair(better, worse, shots, Context.DESCRIPTION_PAIR))
     asked = queries if layout.description_pair_queries else ()
+    scored = {pair.worse: worse, pair.better: better}
+    if asked:
+      scored.setdefault(pair.kept, trees.NO_SEGMENT)  # it may be one of the two
     children = tuple(
-      self.answer(text, segment, Role.DESCRIPTION, self.under(asked, layout, shots))
-      for text, segment in ((pair.worse, worse), (pair.better, better))
+      self.answer(
+        text,
+        segment,
+        Role.DESCRIPTION,
+        self.under(asked if text == pair.kept else (), layout, shots),
+      )
+      for text, segment in scored.items()
     )
     return trees.Node(self.format.description(after), Role.DESCRIPTION, children=children)
 

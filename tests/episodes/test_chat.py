@@ -237,12 +237,12 @@ def test_pages_descriptions_and_rewards_have_turns_of_their_own():
   before, _ = _path(built, built.pairs[0].chosen)
   assert text(before) == f"{begin}## Question\np{reply}r{turn}## Question\nx{reply}"
   layout = Layout(description_pairs=True, description_pair_queries=True)
-  described = Episode("u", (), (QUERY,), described=DescriptionPair(0, better="m", worse="n"))
+  described = Episode("u", (), (QUERY,), described=DescriptionPair(0, "m", "n", kept="m"))
   built = _built("qwen_2_5", described, layout)
   paths = [(p.context, text(_path(built, p.chosen)[0])) for p in built.pairs]
   asked = f"{begin}## User Description{reply}"
   assert sorted(paths) == [
-    *((Context.DESCRIPTION, f"{asked}{d}{turn}## Question\n{QUERY.prompt}{reply}") for d in "mn"),
+    (Context.DESCRIPTION, f"{asked}m{turn}## Question\n{QUERY.prompt}{reply}"),
     (Context.DESCRIPTION_PAIR, asked),
   ]
   built = _built("qwen_2_5", Episode("u", (), (QUERY,)), Layout(query_shots=(0,), rewards=True))

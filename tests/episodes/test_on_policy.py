@@ -43,9 +43,14 @@ class RandomWriter:
     return Written(f"Reviews should be {', '.join(named)}.", bool(rng.random() >= self.cut))
 
 
+def fits(users, texts):
+  """Any function of both would do."""
+  return [len(text) * 31 % (7 + len(shots)) for shots, text in zip(users, texts, strict=True)]
+
+
 def _make(path, writer=None, settings=SETTINGS, facts=FACTS, source=SOURCE, closeness=None):
   closeness = closeness or on_policy.trait_closeness(tiny.world())
-  return on_policy.make(path, source, writer or RandomWriter(), closeness, settings, facts)
+  return on_policy.make(path, source, writer or RandomWriter(), closeness, fits, settings, facts)
 
 
 def test_a_pair_is_the_closest_and_the_furthest_of_the_samples(tmp_path):
@@ -68,10 +73,14 @@ def test_a_pair_is_the_closest_and_the_furthest_of_the_samples(tmp_path):
       continue
     pair = pairs[index].described
     values = options[pair.shots]
+    fit = dict(zip(values, fits([[0] * pair.shots] * len(values), list(values)), strict=True))
+    assert pair.kept == max(fit, key=fit.get)  # the first of equals
     assert values[pair.better] == max(values.values()) > min(values.values()) == values[pair.worse]
     assert pairs[index].user_id == episode.user_id
   assert dict(found.skipped) == ({"tie": ties} if ties else {})
   assert len(pairs) + ties == 10 and len(pairs) > 4
+  kept = [p.described.kept in (p.described.better, p.described.worse) for p in found.pairs]
+  assert any(kept) and not all(kept)
   assert {p.described.shots for p in found.pairs} == {1, 3}
 
 
@@ -103,7 +112,9 @@ def _of_lengths(path, texts, gap=0.0):
 
 def test_of_equally_close_descriptions_the_first_are_the_pair(tmp_path):
   found = _of_lengths(tmp_path / "a", ("one", "two", "three", "seven"))
-  assert [p.described for p in found.pairs] == [DescriptionPair(1, better="three", worse="one")]
+  # Of 3, 3, 5 and 5 letters, times 31 modulo 8: 5, 5, 3 and 3.
+  (pair,) = found.pairs
+  assert pair.described == DescriptionPair(1, better="three", worse="one", kept="one")
 
 
 @pytest.mark.parametrize("gap, skipped", [(0.0, {}), (1.9, {}), (2.0, {"tie": 1})])

@@ -123,28 +123,40 @@ def test_descriptions_written_after_each_number_of_shots_take_the_gold_ones_plac
 
 
 DESCRIBED = Episode(
-  "u", EPISODE.shots, EPISODE.queries, "d", described=DescriptionPair(1, better="m", worse="n")
+  "u",
+  EPISODE.shots,
+  EPISODE.queries,
+  "d",
+  described=DescriptionPair(1, better="m", worse="n", kept="n"),
 )
 
 
-def test_a_description_pair_hangs_after_its_shots_with_queries_under_both():
+def test_a_description_pair_hangs_after_its_shots_with_queries_under_the_kept_one():
   layout = Layout(description_pairs=True, description_pair_queries=True)
   built = _build(DESCRIBED, layout)
-  assert CHARS.decode(built.tree.tokens) == "^?q!a$~b$@n$?x!z$y$m$?x!z$y$"
-  assert _text(built.tree.roles.tolist()) == "0" + "11122333" + "444" + "1112222" + "44" + "1112222"
+  assert CHARS.decode(built.tree.tokens) == "^?q!a$~b$@n$?x!z$y$m$"
+  assert _text(built.tree.roles.tolist()) == "0" + "11122333" + "444" + "1112222" + "44"
   shot = "^?q!a$~b$"
   paths = {i: _path_text(built, i) for i in range(len(built.segments))}
   assert {(paths[p.chosen], paths[p.rejected], p.shots, p.context) for p in built.pairs} == {
     (shot + "@m$", shot + "@n$", 1, Context.DESCRIPTION_PAIR),
-    (shot + "@m$?x!y$", shot + "@m$?x!z$", 1, Context.DESCRIPTION),
     (shot + "@n$?x!y$", shot + "@n$?x!z$", 1, Context.DESCRIPTION),
   }
-  assert len(built.pairs) == layout.max_pairs(1, 1) == 3
-  assert len(built.segments) == layout.max_segments(1, 1) == 6
+  assert len(built.pairs) == layout.max_pairs(1, 1) == 2
+  assert len(built.segments) == layout.max_segments(1, 1) == 4
   # What was sampled is compared, and imitated by no likelihood.
   kinds = {paths[i]: s.kind for i, s in enumerate(built.segments)}
   assert kinds[shot + "@m$"] == kinds[shot + "@n$"] == Kind.SAMPLED_DESCRIPTION
   assert len({Context.SHOTS, Context.DESCRIPTION, Context.DESCRIPTION_PAIR}) == 3
+  # The kept one need not be one of the two; then it is scored by nothing itself.
+  third = dataclasses.replace(DESCRIBED.described, kept="o")
+  built = _build(dataclasses.replace(DESCRIBED, described=third), layout)
+  assert CHARS.decode(built.tree.tokens) == "^?q!a$~b$@n$m$o$?x!z$y$"
+  paths = {_path_text(built, i) for i in range(len(built.segments))}
+  assert paths == {shot + end for end in ("@m$", "@n$", "@o$?x!y$", "@o$?x!z$")}
+  # Without queries under it, it is not there.
+  bare = _build(dataclasses.replace(DESCRIBED, described=third), Layout(description_pairs=True))
+  assert CHARS.decode(bare.tree.tokens) == "^?q!a$~b$@n$m$"
 
 
 def test_a_description_pair_needs_no_gold_description_and_no_scored_responses():
@@ -162,7 +174,7 @@ def test_a_description_pair_needs_no_gold_description_and_no_scored_responses():
 def test_a_description_pair_stays_where_a_row_has_no_room_for_all_its_shots():
   layout = Layout(description_pairs=True)
   shots = (Preference("q", "a", "b"), Preference("r", "c", "e"))
-  episode = Episode("u", shots, EPISODE.queries, described=DescriptionPair(2, "m", "n"))
+  episode = Episode("u", shots, EPISODE.queries, described=DescriptionPair(2, "m", "n", "m"))
   packing = batching.Packing.of(layout, shots=2, queries=1, episodes=1, tokens=15, scored_tokens=8)
   form = templates.Formatter(CHARS, templates.MARKERS)
   (built,), dropped = batching.fit([episode], form, layout, packing)
@@ -241,7 +253,7 @@ def _episodes(draw):
   take = lambda n: tuple(  # noqa: E731
     Preference(*(next(letters) for _ in range(3))) for _ in range(n)
   )
-  pair = DescriptionPair(draw(st.integers(0, shots)), "G", "H")
+  pair = DescriptionPair(draw(st.integers(0, shots)), "G", "H", draw(st.sampled_from("GHK")))
   return Episode("u", take(shots), take(queries), "D", described=pair)
 
 
@@ -299,8 +311,7 @@ def test_every_path_reads_as_its_shots_and_then_its_question_and_answer(data):
     expected += [(path, Kind.SAMPLED_DESCRIPTION, k) for path in (better, worse)]
     pairs.append((better, worse, k, Context.DESCRIPTION_PAIR))
     for query in episode.queries if layout.description_pair_queries else ():
-      for path in (better, worse):
-        responses(path, query, k, Context.DESCRIPTION)
+      responses(f"{before[k]}@{episode.described.kept}$", query, k, Context.DESCRIPTION)
   paths = [_path_text(built, i) for i in range(len(built.segments))]
   found = [(path, s.kind, s.shots) for path, s in zip(paths, built.segments, strict=True)]
   assert sorted(found) == sorted(expected)
