@@ -22,7 +22,7 @@ def get_config(variant: str = "hard") -> ml_collections.ConfigDict:
   if variant not in ("easy", "hard"):
     raise ValueError(f"found {variant!r} after the colon, expected 'easy' or 'hard'")
   c.elix_variant = variant
-  c.synthesis.set.users = 300 if variant == "easy" else 550
+  c.synthesis.set.users = presets.SET_USERS["elix_easy" if variant == "easy" else "elix"]
   c.synthesis.set.pairs = 240
   c.sft.steps = 400
   c.preference.steps = 1000

@@ -97,8 +97,8 @@ def _without_shots(c: ml_collections.ConfigDict) -> None:
   """Pairs given the question alone, as many in a row as there are with shots."""
   c.preference.shots = 0
   c.preference.queries = 9
-  if c.data.name == "reviews":
-    c.preference.row_tokens = 400
+  sizes = {"reviews": (400, 336), "elix": (832, 704), "roleplay": (672, 576)}
+  c.preference.row_tokens, c.preference.scored_tokens = sizes[_domain(c)]
   c.preference.layout.shot_pairs = False
   c.preference.layout.query_shots = (0,)
 
@@ -109,8 +109,7 @@ def _described(c: ml_collections.ConfigDict) -> None:
   c.sft.steps = 300
   c.sft.flip_shots = -1.0 if c.data.name == "reviews" else 0.0  # labels that mean something
   c.sft.queries = c.preference.queries
-  c.sft.row_tokens = c.preference.row_tokens
-  c.sft.scored_tokens = c.preference.scored_tokens
+  c.sft.row_tokens = c.sft.scored_tokens = 0
   c.sft.curriculum.use = False
   c.sft.layout.shot_pairs = False
   c.sft.layout.query_shots = ()
@@ -126,13 +125,11 @@ def _described(c: ml_collections.ConfigDict) -> None:
   c.preference.layout.description_pair_queries = True
   if c.data.name == "reviews":
     c.preference.layout.description_shots = (0, 2, 4, 8)
-    c.preference.layout.description_queries = (0,)
-    c.preference.row_tokens = 736
-    c.preference.scored_tokens = 496
+    c.preference.layout.description_queries = (0,)  # to follow what users say is kept in training
   else:
     c.preference.queries = 2
-    c.preference.row_tokens = 1216
-    c.preference.scored_tokens = 864
+  sizes = {"reviews": (736, 496), "elix": (1408, 960), "roleplay": (1216, 864)}
+  c.preference.row_tokens, c.preference.scored_tokens = sizes[_domain(c)]
   c.evaluation.methods = ("base", "fspo", "fspo_rat", "fspo_gold")
   c.evaluation.rat_episodes = 200
   c.evaluation.descriptions = 8
@@ -144,8 +141,6 @@ def _with_latents(c: ml_collections.ConfigDict) -> None:
   c.vpl.use = True
   if c.preference.queries == 1:  # fresh episodes: rows of 12 pairs
     c.preference.queries = 4
-    c.preference.row_tokens = 640
-    c.preference.scored_tokens = 448
     # Many users in a step, the clearest first: until the latent says something the policy need not
     # listen, and until it listens the latent need not say anything.
     c.preference.rows_per_step = 16
@@ -153,8 +148,15 @@ def _with_latents(c: ml_collections.ConfigDict) -> None:
     c.preference.curriculum.use = True
     c.preference.curriculum.start = 0.3
     c.preference.curriculum.end = 0.7
+  sizes = {"reviews": (576, 448), "elix": (1248, 1088), "roleplay": (1024, 896)}
+  c.preference.row_tokens, c.preference.scored_tokens = sizes[_domain(c)]
   c.preference.layout.shot_pairs = False
   c.preference.layout.query_shots = (0,)
+
+
+def _domain(c: ml_collections.ConfigDict) -> str:
+  """Whose texts a row is long enough for."""
+  return "reviews" if c.data.name == "reviews" else c.synthesis.domain
 
 
 def _likelihood(c: ml_collections.ConfigDict) -> None:

@@ -6,9 +6,9 @@ python experiments/paper_tables.py --workdir=runs/tables [--worlds=reviews] [--r
 python experiments/paper_tables.py --workdir=runs/tables --collect --out=experiments/results/tables
 
 Each row, world and seed is a run of its own, in WORKDIR/WORLD/ROW/seed=S, all from the same base;
-the runs of elix and roleplay of a seed share a synthetic set, in WORKDIR/sets. Finished runs are
-left alone and those that another process is at are passed over, so that the same command goes on,
-and may be given several times at once. --runlocal is all of it in small: does it run? Flags of
+the runs of a seed share a synthetic set in all worlds but reviews, in WORKDIR/sets. Finished runs
+are left alone and those that another process is at are passed over, so that the same command goes
+on, and may be given several times at once. --runlocal is all of it in small: does it run? Flags of
 `fspo_jax.main` for every run come last, after --.
 """
 

@@ -180,8 +180,7 @@ def default() -> ml_collections.ConfigDict:
   c.on_policy.use = False
   c.on_policy.episodes = 1500  # that are described; the stage trains on these, round and round
   c.on_policy.shots = (2, 4, 8)  # numbers of shots that descriptions are written after
-  c.on_policy.samples = 4  # descriptions of an episode, of which two are compared, and one is kept
-  c.on_policy.beta = 0.1  # of what is kept: as evaluation.description_beta
+  c.on_policy.samples = 4  # of an episode, of which two are compared and one is kept
   c.on_policy.temperature = 1.0
   c.on_policy.max_tokens = 32  # of a description
   c.on_policy.closeness = "traits"  # the tastes named, as the world reads them, or 'characters'
@@ -222,8 +221,9 @@ def default() -> ml_collections.ConfigDict:
   c.evaluation.top_p = 1.0  # of responses
   # Written of a user; of several, the greedy one and samples, the likeliest by the shots is kept.
   c.evaluation.descriptions = 1
-  c.evaluation.description_temperature = 0.0  # of written descriptions; 0 is greedy
-  c.evaluation.description_beta = 0.1  # how sure of a label a nat makes; see inference/rat.py
+  c.evaluation.description_temperature = 0.0  # of what is written or sampled; 0 is greedy
+  # How sure of a label a nat makes: of several, and of those that RAT is trained under; see rat.py.
+  c.evaluation.description_beta = 0.1
   c.evaluation.max_response_tokens = 40
   c.evaluation.max_description_tokens = 24
   c.evaluation.bootstrap = 2000  # resamples of users for the 95 % intervals

@@ -167,8 +167,8 @@ def _notes(
     )
   if s.descriptions > 1:
     notes.append(
-      f"Of {s.descriptions} descriptions that are written of a user, the one is kept under which "
-      "the labels of the shots are likeliest."
+      f"Of {s.descriptions} descriptions of a user, the greedy one and samples, the one is kept "
+      f"under which the labels of the shots are likeliest to the base (beta {s.description_beta})."
     )
   if isinstance(data.source, sources.WorldSource):
     notes.append(

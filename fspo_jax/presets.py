@@ -9,6 +9,9 @@ import ml_collections
 from fspo_jax.config import default
 from fspo_jax.episodes import pretraining
 
+# People of a synthetic set: nearly all that a world has.
+SET_USERS = {"reviews": 2800, "elix": 550, "elix_easy": 300, "roleplay": 1500}
+
 
 def use_base_shape(c: ml_collections.ConfigDict) -> None:
   """Gives a config the model of the worlds' base, and all of the language that it has read."""
@@ -163,7 +166,7 @@ def synthetic(domain: str, backend: str) -> ml_collections.ConfigDict:
   c.synthesis.domain = domain
   # As in the paper; the users are nearly all the people that the worlds have.
   c.synthesis.set.steering = "views" if domain == "roleplay" else "personas"
-  c.synthesis.set.users = {"reviews": 2800, "elix": 550, "roleplay": 1500}[domain]
+  c.synthesis.set.users = SET_USERS[domain]
   if backend == "llm":
     c.synthesis.backend = "openai"
     c.synthesis.set.models = (("", 1.0),)  # refused until a name is given
@@ -231,7 +234,7 @@ def from_base(world: str) -> ml_collections.ConfigDict:
   c = default() if world == "reviews" else synthetic_users(world.removesuffix("_easy"))
   if world == "elix_easy":
     c.elix_variant = "easy"
-    c.synthesis.set.users = 300  # all that there are
+    c.synthesis.set.users = SET_USERS[world]
   fresh = world == "reviews"
   c.stages = (*(() if fresh else ("synthesis",)), "base", "preference", "evaluate")
   c.base = "published"
@@ -240,8 +243,7 @@ def from_base(world: str) -> ml_collections.ConfigDict:
   # Reviews, unseen users after 8 shots: .887 with 900, .913 with 1,800 (experiments/README.md).
   c.preference.steps = 1800 if fresh else 900
   c.preference.queries = 1 if fresh else 6
-  c.preference.row_tokens = 560 if fresh else 1216
-  c.preference.scored_tokens = 336 if fresh else 832
+  c.preference.row_tokens = c.preference.scored_tokens = 0  # what the texts take
   c.preference.curriculum.use = False
   c.preference.layout.query_shots = (8,)
   c.preference.layout.description_shots = ()

@@ -127,8 +127,6 @@ def _check_on_policy(c: ml_collections.ConfigDict) -> None:
   Decoding(keys.temperature, 1.0, keys.max_tokens)
   if keys.temperature == 0:
     raise ValueError("on_policy.temperature=0: all samples would be the same, expected more")
-  if keys.beta <= 0:
-    raise ValueError(f"on_policy.beta={keys.beta}: expected more than 0")
   if max(keys.shots) > stage.shots:
     raise ValueError(
       f"on_policy.shots={keys.shots}: found more than preference.shots={stage.shots}"
@@ -173,9 +171,10 @@ def paired(
   """
   keys, settings = c.on_policy, on_policy_settings(c, seed)
   decoding = Decoding(keys.temperature, 1.0, keys.max_tokens)
+  beta = c.evaluation.description_beta  # what is kept at work
   facts = {
     "temperature": keys.temperature,
-    "beta": keys.beta,
+    "beta": beta,
     "max_tokens": keys.max_tokens,
     "closeness": keys.closeness,
   }
@@ -185,7 +184,7 @@ def paired(
     functools.partial(rat.sample, writer, decoding=decoding),
     closeness(c, world),
     functools.partial(
-      rat.label_fits, writer, beta=keys.beta, rows=c.evaluation.rows, vocab_chunk=c.vocab_chunk
+      rat.label_fits, writer, beta=beta, rows=c.evaluation.rows, vocab_chunk=c.vocab_chunk
     ),
     settings,
     facts,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the base of the embedded worlds: what `experiments/base.py` makes, in small."""
 
+import dataclasses
 import json
 import runpy
 
@@ -12,9 +13,10 @@ import pytest
 import safetensors.flax
 
 from fspo_jax import base as base_lib
-from fspo_jax import checks, paths, presets, recipe, sharding
+from fspo_jax import checks, data, paths, presets, recipe, sharding
 from fspo_jax import config as config_lib
-from fspo_jax.episodes import on_policy, pretraining
+from fspo_jax.episodes import on_policy, pretraining, templates
+from fspo_jax.episodes.sampling import DescriptionPair, ShotsAsked, WorldEpisodes
 from fspo_jax.evaluation import base_quality, statistics
 from fspo_jax.inference import loading
 from fspo_jax.inference.sampler import Decoding
@@ -182,6 +184,32 @@ def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
   assert opened.formatter.tokenizer.model == tiny.tokenizer().model
 
 
+@pytest.mark.parametrize("world", ["reviews", "elix", "elix_easy", "roleplay"])
+@pytest.mark.parametrize(
+  ("method", "over"), [("dpo", 0.0), ("ric", 0.0), ("vpl", 0.0), ("fspo_rat", 0.05)]
+)
+def test_rows_of_a_length_that_is_given_hold_their_episodes(world, method, over):
+  """Of those whose length is not found by a look at the texts: no shot is left out, or hardly."""
+  experiment = runpy.run_path(str(tiny.REPO / "experiments/methods.py"))
+  c = experiment["get_config"](f"{method},{world}")
+  stage = c.preference
+  made = data.make_world(c, "reviews" if world == "reviews" else c.synthesis.domain)
+  base = base_lib.load(base_lib.folder("published"), sharding.one_device())
+  form, layout = config_lib.formatter(c, base.tokenizer), config_lib.layout(stage)
+  drawn = WorldEpisodes(made, "train", stage.shots, stage.queries, seed=0)
+  source, longer, lengths = (ShotsAsked(drawn) if c.vpl.use else drawn), 0, []
+  for i in range(60):
+    episode = source(i)
+    if layout.description_pairs:
+      texts = (f"{drawn(i + j).description} {j}" for j in range(3))
+      episode = dataclasses.replace(episode, described=DescriptionPair(8, *texts))
+    tree = templates.build(episode, form, layout).tree
+    longer += len(tree) > stage.row_tokens or int((tree.segments >= 0).sum()) > stage.scored_tokens
+    lengths.append(len(tree))
+  assert longer <= over * 60
+  assert np.mean(lengths) > 0.7 * stage.row_tokens
+
+
 @pytest.fixture(scope="module")
 def publish():
   with tiny.script("experiments/publish_base.py") as module:
@@ -225,6 +253,8 @@ def test_every_row_has_a_config_that_can_be_run(world):
     trained = method not in ("prompted", "user_lora")
     assert ("preference" in config.stages) == trained
     if trained:
+      by_hand = ("dpo", "ipo", "ric", "vpl", "fspo_rat")
+      assert bool(config.preference.row_tokens) == (method in by_hand)
       layout = config_lib.layout(config.preference)
       shown = method.startswith(("fspo", "pref_ft"))
       assert shown == layout.shot_pairs

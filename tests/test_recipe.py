@@ -145,10 +145,6 @@ _REFUSED = {
     r"on_policy\.use=True and stages=.*expected 'preference'",
   ),
   "labels that say nothing of descriptions": (
-    {"on_policy__use": True, f"{_LAYOUT}description_pairs": True, "on_policy__beta": 0.0},
-    r"on_policy\.beta=0\.0: expected more than 0",
-  ),
-  "the same at work": (
     {"evaluation__description_beta": 0.0},
     r"evaluation\.description_beta=0\.0: expected more than 0",
   ),

@@ -1,13 +1,14 @@
 # Copyright 2026 The fspo_jax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""On-policy description pairs: what the describing half of RAT is trained on.
+"""On-policy descriptions: what RAT is trained on.
 
 User description rationalization (FSPO, arXiv 2502.19312): the policy samples descriptions of a user
 from their shots; of two of them, the one that is semantically closer to the gold description is
 preferred, and the preference loss that compares responses compares them too. Responses are trained
-under a third one, which is chosen as the policy itself would at work (`inference/rat.py`), by the
-labels of the shots: what it learns to trust is what it will be told. `templates.Layout` says where
-they hang in an episode's tree.
+under the one that the labels of the shots speak for, as of several descriptions one is kept at work
+(`inference/rat.py`), without a look at the gold one: a policy that was trained under better ones
+than it will be told would trust them too much. `templates.Layout` says where they hang in an
+episode's tree.
 
 Pairs are made once, of the policy that a stage starts from. They lie in a file, one a line and in
 order, so that who stops half-way goes on there and ends with the same file.
@@ -73,8 +74,10 @@ class Settings:
   Attributes:
     episodes: so many of the first episodes get a pair, unless theirs is skipped.
     shots: the numbers of shots k that descriptions are sampled after; each episode draws one.
-    samples: descriptions of an episode's user, of which the closest and the furthest are the pair.
-    seed: with an episode's index, all that its pair depends on.
+    samples: descriptions of an episode's user, of which the closest and the furthest are the pair,
+      and one is kept.
+    seed: with an episode's index, all that its pair depends on; but for the rounding of fits, which
+      are computed for a chunk at once.
     gap: a pair whose closeness differs by no more is a tie, and skipped.
     chunk: episodes that are described together.
   """
@@ -167,9 +170,9 @@ def make(
     episode: the episodes, each with a gold description.
     describe: samples from the policy; a description depends on its shots and seeds alone.
     closeness: to the gold description.
-    fits: to the shots, as `inference.rat.label_fits` of the policy.
+    fits: to the shots, as `inference.rat.label_fits` of the model that samples.
     settings: which pairs.
-    facts: what else they depend on, as JSON has it: the policy, the temperature, the closeness.
+    facts: what else they depend on, as JSON has it: the temperature, the closeness, the fits' beta.
 
   Returns:
     What the file holds in the end.
@@ -210,6 +213,11 @@ def read(path: str | os.PathLike[str]) -> Pairs:
   for record in _whole_lines(pathlib.Path(path))[0][1:]:
     if "skipped" in record:
       skipped[record["skipped"]] = skipped.get(record["skipped"], 0) + 1
+    elif missing := [key for key in _TOLD if key not in record]:
+      raise ValueError(
+        f"{path}: found no {missing} in the pair of episode {record['index']}, expected {_TOLD}: "
+        "the file is of another version"
+      )
     else:
       described = DescriptionPair(**{key: record[key] for key in _TOLD})
       pairs.append(Paired(record["index"], record["user_id"], described))

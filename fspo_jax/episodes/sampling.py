@@ -29,22 +29,26 @@ class Page:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DescriptionPair:
-  """Two sampled descriptions of a user, after so many shots: one is closer to the gold one.
+  """Sampled descriptions of a user, after so many shots, one closer to the gold one than another.
 
   Which one is, the shots have no part in: where a row has no room for all of them, it still holds.
 
   Attributes:
     shots: their number.
-    better: the closest to the gold one of all that were sampled.
+    better: the closest to the gold one of all that came to their end.
     worse: the furthest.
-    kept: of all that were sampled the one under which the shots' labels are likeliest: what the
-      policy would answer under, which does not know the gold one.
+    kept: the one of them under which the shots' labels are likeliest, often one of these two: what
+      the policy would answer under, which does not know the gold one.
   """
 
   shots: int
   better: str
   worse: str
   kept: str
+
+  def __post_init__(self) -> None:
+    if self.better == self.worse:
+      raise ValueError(f"found twice {self.better!r}, expected two descriptions that differ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Episode:
     queries: the held-out ones that are scored; their prompts are never among the shots'.
     description: the gold description, where it is known.
     written: descriptions written after 0, 1, ... shots; where given, they replace the gold one.
-    described: two sampled descriptions to compare, where there are (see `on_policy`).
+    described: sampled descriptions to compare and to answer under, where there are (see
+      `on_policy`).
   """
 
   user_id: str

@@ -23,6 +23,8 @@ from fspo_jax.inference import log_odds, sampler
 from fspo_jax.inference.writer import Writer, Written
 from fspo_jax.preferences import Preference
 
+BETA = 0.1  # of `label_fits`
+
 # A description, and the shots' pairs under it as queries; no shots in the context.
 _LAYOUT = Layout(description_shots=(0,), description_queries=(0,))
 
@@ -82,7 +84,7 @@ def describe(
   *,
   n: int = 1,
   judge: Writer | None = None,
-  beta: float = 1.0,
+  beta: float = BETA,
   seed: int,
   rows: int = 8,
   vocab_chunk: int = 2048,
@@ -121,7 +123,7 @@ def describe(
       for (only,) in sample(writer, users, decoding, n=1, seeds=seeds)
     ]
   if judge is None:
-    raise ValueError(f"judge: found none of {n} descriptions, expected the reference's writer")
+    raise ValueError(f"judge: found None and n={n}, expected the reference's writer")
   greedy = dataclasses.replace(decoding, temperature=0.0)
   written = [
     first + more
@@ -158,7 +160,7 @@ def label_fits(
   users: Sequence[Sequence[Preference]],
   descriptions: Sequence[str],
   *,
-  beta: float = 1.0,
+  beta: float = BETA,
   rows: int = 8,
   vocab_chunk: int = 2048,
 ) -> Float[np.ndarray, " users"]:

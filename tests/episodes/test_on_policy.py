@@ -4,6 +4,7 @@
 
 import collections
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -190,6 +191,42 @@ def test_pairs_of_other_settings_are_refused_and_left_alone(tmp_path, changes, m
   with pytest.raises(ValueError, match=message):
     _make(path, **changes)
   assert path.read_bytes() == before
+
+
+def test_what_is_kept_came_to_its_end(tmp_path):
+  texts = ["one", "three", "seven", "eleven"]
+  written = [[Written(text, text != "seven") for text in texts], [Written("cut", False)] * 4]
+  settings = on_policy.Settings(episodes=2, shots=(1,), samples=4, seed=0)
+  asked = []
+
+  def kept(users, found):
+    asked.append((len(users), list(found)))
+    return [text == "three" for text in found]
+
+  found = on_policy.make(
+    tmp_path / "pairs", SOURCE, lambda *_, **__: written, lambda _, t: [*map(len, t)], kept,
+    settings, FACTS,
+  )  # fmt: skip
+  (pair,) = found.pairs
+  assert pair.described == DescriptionPair(1, better="eleven", worse="one", kept="three")
+  assert found.skipped == {"unfinished": 1}
+  assert asked == [(3, ["one", "three", "eleven"])]  # nothing of the episode that is skipped
+
+
+def test_pairs_of_a_version_that_kept_none_are_refused(tmp_path):
+  path = tmp_path / "pairs"
+  _make(path)
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  for record in lines:
+    record.pop("kept", None)
+  path.write_text("".join(json.dumps(record) + "\n" for record in lines))
+  with pytest.raises(ValueError, match=r"pairs: found no \['kept'\] in the pair of episode \d+"):
+    on_policy.read(path)
+
+
+def test_a_pair_of_one_text_is_none():
+  with pytest.raises(ValueError, match="found twice 'm'"):
+    DescriptionPair(1, better="m", worse="m", kept="m")
 
 
 def test_a_broken_line_is_refused_with_its_number(tmp_path):

@@ -105,7 +105,7 @@ def test_a_fit_is_the_likelihood_of_the_labels_under_the_description_alone(write
     expected.append(total)
   assert expected[2] == 0.0 and max(expected[:2]) < -0.1
   for rows in (1, 2, 8):
-    found = rat.label_fits(writer, users, descriptions, rows=rows)
+    found = rat.label_fits(writer, users, descriptions, beta=1.0, rows=rows)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
   assert rat.label_fits(writer, [], []).shape == (0,)
 
@@ -113,7 +113,7 @@ def test_a_fit_is_the_likelihood_of_the_labels_under_the_description_alone(write
 def test_beta_scales_how_sure_of_a_label_a_nat_makes(writer, users):
   # One shot: log sigmoid(beta h), from which h, and another beta's fit, follow.
   one, text = [users[0][:1]], ["Reviews should be short."]
-  fit = float(rat.label_fits(writer, one, text)[0])
+  fit = float(rat.label_fits(writer, one, text, beta=1.0)[0])
   h = fit - np.log(-np.expm1(fit))
   for beta in (0.1, 3.0):
     found = rat.label_fits(writer, one, text, beta=beta)
@@ -144,7 +144,8 @@ def test_of_several_the_one_that_explains_the_labels_best_to_the_judge_is_kept(w
     for shots in users
   ]
   fits = [
-    rat.label_fits(judge, [shots] * n, texts) for shots, texts in zip(turned, written, strict=True)
+    rat.label_fits(judge, [shots] * n, texts, beta=0.3)
+    for shots, texts in zip(turned, written, strict=True)
   ]
   assert any(
     int(np.argmax(f)) != texts.index(c.text)
@@ -170,7 +171,7 @@ def test_several_greedy_descriptions_are_refused(writer, users):
     rat.describe(writer, users, GREEDY, n=2, seed=0)
   with pytest.raises(ValueError, match="n: found 0"):
     rat.describe(writer, users, RANDOM, n=0, seed=0)
-  with pytest.raises(ValueError, match="judge: found none of 2 descriptions"):
+  with pytest.raises(ValueError, match="judge: found None and n=2"):
     rat.describe(writer, users, RANDOM, n=2, seed=0)
 
 
