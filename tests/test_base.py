@@ -18,7 +18,7 @@ from fspo_jax import config as config_lib
 from fspo_jax.episodes import on_policy, pretraining, templates
 from fspo_jax.episodes.sampling import DescriptionPair, ShotsAsked, WorldEpisodes
 from fspo_jax.evaluation import base_quality, statistics
-from fspo_jax.inference import loading
+from fspo_jax.inference import loading, rat
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.inference.writer import Writer
 from fspo_jax.workdir import Workdir
@@ -171,6 +171,7 @@ def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
     rows |= {"fspo", "fspo_gold"}
     pairs = on_policy.read(tmp_path / "run" / "description_pairs.jsonl")
     assert pairs.pairs and {pair.described.shots for pair in pairs.pairs} <= {2, 4, 8}
+    _check_kept(tmp_path / "run", pairs.pairs)
   assert set(results["preference_accuracy"]) == set(results["win_rate"]) == {"base", *rows}
   ks = results["preference_accuracy"][next(iter(rows - {"oracle"}))]["unseen"]
   assert set(ks) == ({"0", "8"} if method == "user_lora" else {str(k) for k in range(9)})
@@ -182,6 +183,19 @@ def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
     return
   opened = Writer.load(tmp_path / "run" / "checkpoints" / stage)
   assert opened.formatter.tokenizer.model == tiny.tokenizer().model
+
+
+def _check_kept(run, pairs):
+  """The reference, which the stage starts from, finds the labels likeliest under what is kept."""
+  reference = Writer.load(run / "checkpoints" / "sft")
+  reopened = recipe.reopen(run)
+  source, beta = reopened.plan.training["preference"], reopened.config.evaluation.description_beta
+  for pair in pairs:
+    told, shots = pair.described, source(pair.index).shots[: pair.described.shots]
+    texts = (told.kept, told.better, told.worse)
+    fits = rat.label_fits(reference, [shots] * 3, texts, beta=beta)
+    assert fits[0] >= fits.max() - 1e-4
+  assert {pair.described.kept for pair in pairs} != {pair.described.better for pair in pairs}
 
 
 @pytest.mark.parametrize("world", ["reviews", "elix", "elix_easy", "roleplay"])
