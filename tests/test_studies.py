@@ -237,6 +237,7 @@ def test_the_variants_are_what_they_say(of_a_set):
   assert len({str(found.flaws) for found in made.values()}) == 1
   diverse = {name for name, found in made.items() if found.set.steering == "views"}
   assert diverse == {name for name, found in made.items() if len(found.set.models) == 3}
+  assert diverse == {name for name, found in made.items() if found.set.picked}
   coherent = {name for name, found in made.items() if found.set.refine}
   assert coherent == {name for name, found in made.items() if found.set.both_orders}
   assert (diverse, coherent) == ({"full", "no_coherence"}, {"full", "no_diversity"})

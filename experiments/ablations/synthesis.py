@@ -5,8 +5,9 @@
 The paper's claim: data must be diverse and coherent. Four synthetic sets of as many users, and
 FSPO from the base on each; `:VARIANT,WORLD` picks one, of 'roleplay' (the default) or 'elix':
 
-  full          responses from many viewpoints by three writers; descriptions refined until they
-                determine the labels, which are asked for in both orders
+  full          responses from many viewpoints by three writers, one of each pair from the user's
+                own; descriptions refined until they determine the labels, which are asked for in
+                both orders
   no_diversity  responses by one writer of temperature 0.5, for nobody in particular
   no_coherence  labels by the first, vague description, in one order, length not excused
   neither       both
@@ -38,10 +39,10 @@ def get_config(arg: str = "full") -> ml_collections.ConfigDict:
   made = c.synthesis.set
   made.models = (("writer-a", 1.0), ("writer-b", 1.0), ("writer-c", 1.0))
   made.pairs = 120
-  made.picked = 0.0  # a part of diversity, which not every variant could have
   c.synthesis.flaws.undetermined = 0.5
   if variant in ("no_diversity", "neither"):
     made.steering = "none"
+    made.picked = 0.0  # of responses for nobody in particular there is none that one would pick
     made.models = (("writer-a", 0.5),)
   if variant in ("no_coherence", "neither"):
     made.refine = False
