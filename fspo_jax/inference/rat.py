@@ -172,9 +172,9 @@ def label_fits(
   that with a beta of 1 one label that is wrong would outvote all others. There are no shots in the
   context: a description that helps has to say it itself.
 
-  Rows are as long as the longest user needs, whatever `evaluation.max_row_tokens` is: they hold a
-  description and the shots under it, and a shot that was left out would be a label that nobody
-  checks.
+  Rows are as long as the longest user of so many shots needs, whatever `evaluation.max_row_tokens`
+  is: they hold a description and the shots under it, and a shot that was left out would be a label
+  that nobody checks.
 
   Args:
     writer: who judges.
@@ -182,26 +182,33 @@ def label_fits(
     descriptions: one of each user.
     beta: how sure of a label a nat makes; more than 0.
     rows: users that are scored together, a multiple of the parts that the writer's mesh splits
-      rows into; it changes the speed and the memory, not the results.
+      rows into; it changes the speed and the memory, and the results by rounding alone.
     vocab_chunk: vocabulary entries per chunk of the projection.
   """
-  if not users:
-    return np.zeros(0, np.float32)
   episodes = [
     Episode("", (), tuple(shots), text) for shots, text in zip(users, descriptions, strict=True)
   ]
+  fits = np.zeros(len(users), np.float32)
+  for shots in {len(e.queries) for e in episodes} - {0}:
+    here = [i for i, e in enumerate(episodes) if len(e.queries) == shots]
+    h = _label_margins(writer, [episodes[i] for i in here], shots, rows, vocab_chunk)
+    fits[here] = -np.logaddexp(0.0, -beta * h).sum(axis=1)
+  return fits
+
+
+def _label_margins(
+  writer: Writer, episodes: Sequence[Episode], shots: int, rows: int, vocab_chunk: int
+) -> Float[np.ndarray, "users shots"]:
+  """The log-odds log pi(y_w | z, q) - log pi(y_l | z, q) of each shot, of users of so many."""
   form = writer.formatter
-  most = max(len(e.queries) for e in episodes)
-  packing = batching.fit_packing(episodes, form, _LAYOUT, 0, queries=most, multiple=64)
+  packing = batching.fit_packing(episodes, form, _LAYOUT, 0, queries=shots, multiple=64)
   row = batching.Rows(lambda i: episodes[i % len(episodes)], form, _LAYOUT, packing)
-  fits = []
+  found = []
   for first in range(0, len(episodes), rows):
     # Rows past the last one fill the last batch up, and are cut off below.
     batch = batching.stack([row(i) for i in range(first, first + rows)])
-    h = np.asarray(
-      log_odds.of_pairs(
-        writer.model, writer.params, batch, mesh=writer.mesh, vocab_chunk=vocab_chunk
-      )
+    h = log_odds.of_pairs(
+      writer.model, writer.params, batch, mesh=writer.mesh, vocab_chunk=vocab_chunk
     )
-    fits.append((batch.pair_weight * -np.logaddexp(0.0, -beta * h)).sum(axis=1))
-  return np.concatenate(fits)[: len(episodes)].astype(np.float32)
+    found.append(np.asarray(h)[:, :shots])
+  return np.concatenate(found)[: len(episodes)]
