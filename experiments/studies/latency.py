@@ -6,8 +6,9 @@ python experiments/studies/latency.py --workdir=RUN [--out=DIR]
 
 FSPO reads a user's shots once for all questions, RAT writes a description first, or as many as the
 run's evaluation has (`evaluation.descriptions`), of which the tokens of the one that is kept are
-counted, and the seconds of writing and of judging all. Each is timed after a first call that compiles, with a new seed each time. Compare the
-ratios: the seconds are those of the machine, and of whatever else it did. Writes latency.json.
+counted, and the seconds of writing and of judging all. Each is timed after a first call that
+compiles, with a new seed each time. Compare the ratios: the seconds are those of the machine, and
+of whatever else it did. Writes latency.json.
 """
 
 from __future__ import annotations
