@@ -125,7 +125,7 @@ def _described(c: ml_collections.ConfigDict) -> None:
   c.preference.layout.description_pair_queries = True
   if c.data.name == "reviews":
     c.preference.layout.description_shots = (0, 2, 4, 8)
-    c.preference.layout.description_queries = (0,)  # to follow what users say is kept in training
+    c.preference.layout.description_queries = (0,)  # or it would unlearn to follow them
   else:
     c.preference.queries = 2
   sizes = {"reviews": (736, 496), "elix": (1408, 960), "roleplay": (1216, 864)}
