@@ -97,8 +97,7 @@ def _without_shots(c: ml_collections.ConfigDict) -> None:
   """Pairs given the question alone, as many in a row as there are with shots."""
   c.preference.shots = 0
   c.preference.queries = 9
-  sizes = {"reviews": (400, 336), "elix": (832, 704), "roleplay": (672, 576)}
-  c.preference.row_tokens, c.preference.scored_tokens = sizes[_domain(c)]
+  _set_rows(c, reviews=(400, 336), elix=(832, 704), roleplay=(672, 576))
   c.preference.layout.shot_pairs = False
   c.preference.layout.query_shots = (0,)
 
@@ -128,8 +127,7 @@ def _described(c: ml_collections.ConfigDict) -> None:
     c.preference.layout.description_queries = (0,)  # or it would unlearn to follow them
   else:
     c.preference.queries = 2
-  sizes = {"reviews": (736, 496), "elix": (1408, 960), "roleplay": (1216, 864)}
-  c.preference.row_tokens, c.preference.scored_tokens = sizes[_domain(c)]
+  _set_rows(c, reviews=(736, 496), elix=(1408, 960), roleplay=(1216, 864))
   c.evaluation.methods = ("base", "fspo", "fspo_rat", "fspo_gold")
   c.evaluation.rat_episodes = 200
   c.evaluation.descriptions = 8
@@ -148,15 +146,15 @@ def _with_latents(c: ml_collections.ConfigDict) -> None:
     c.preference.curriculum.use = True
     c.preference.curriculum.start = 0.3
     c.preference.curriculum.end = 0.7
-  sizes = {"reviews": (576, 448), "elix": (1248, 1088), "roleplay": (1024, 896)}
-  c.preference.row_tokens, c.preference.scored_tokens = sizes[_domain(c)]
+  _set_rows(c, reviews=(576, 448), elix=(1248, 1088), roleplay=(1024, 896))
   c.preference.layout.shot_pairs = False
   c.preference.layout.query_shots = (0,)
 
 
-def _domain(c: ml_collections.ConfigDict) -> str:
-  """Whose texts a row is long enough for."""
-  return "reviews" if c.data.name == "reviews" else c.synthesis.domain
+def _set_rows(c: ml_collections.ConfigDict, **sizes: tuple[int, int]) -> None:
+  """Rows of so many tokens, and so many of them scored, by the domain whose texts they hold."""
+  domain = "reviews" if c.data.name == "reviews" else c.synthesis.domain
+  c.preference.row_tokens, c.preference.scored_tokens = sizes[domain]
 
 
 def _likelihood(c: ml_collections.ConfigDict) -> None:
