@@ -13,7 +13,8 @@ One that falls short is written all the same with --below_gate=accept, and goes 
 python -m fspo_jax.main --config=experiments/base.py:continued --workdir=runs/base_continued \
   --config.base=FOLDER
 
-and `base.py:reading` goes on once more in the same way, with more about what reviews are like.
+and so do `base.py:reading`, with more about what reviews are like, and `base.py:levels`, with more
+about who knows what of which subject.
 """
 
 from collections.abc import Callable
@@ -26,11 +27,12 @@ _PARTS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
   "first": presets.worlds_base,
   "continued": presets.worlds_base_continued,
   "reading": presets.worlds_base_reading,
+  "levels": presets.worlds_base_levels,
 }
 
 
 def get_config(part: str = "first") -> ml_collections.ConfigDict:
-  """The config of the experiment; `part` is 'first', or 'continued' or 'reading' from a base."""
+  """The config of the experiment; `part` is 'first', or one that goes on from a base."""
   if part not in _PARTS:
     raise ValueError(f"found {part!r} after the colon, expected one of {tuple(_PARTS)}")
   return _PARTS[part]()

@@ -30,7 +30,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run of experiments/base.py.
 _OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 _USERS = flags.DEFINE_integer("users", 200, "Users asked, and pairs read, in each world.")
 _PART = flags.DEFINE_enum(
-  "part", "first", ["first", "continued", "reading"], "What of experiments/base.py the run is."
+  "part",
+  "first",
+  ["first", "continued", "reading", "levels"],
+  "What of experiments/base.py the run is.",
 )
 _BELOW_GATE = flags.DEFINE_enum(
   "below_gate", "refuse", ["refuse", "accept"], "What to do with a base that falls short."

@@ -92,6 +92,22 @@ def worlds_base_reading(seed: int = 2, world_seed: int = 0) -> ml_collections.Co
   return c
 
 
+def worlds_base_levels(seed: int = 3, world_seed: int = 0) -> ml_collections.ConfigDict:
+  """The config that teaches a base, which `base` names, to look up what a learner's level is.
+
+  Args:
+    seed: of the documents, as in `worlds_base_continued`.
+    world_seed: of the worlds: that of the base.
+  """
+  c = worlds_base_continued(seed, world_seed)
+  c.pretraining.phases = (
+    (0, (0.55, 0.02, 0.06, 0.04, 0.04, 0.29), (1, 7, 2), True),
+    (6_000, (0.42, 0.05, 0.20, 0.06, 0.07, 0.20), (4, 5, 7), True),
+  )
+  c.sft.steps = 2_600
+  return c
+
+
 def share_rows(stage: ml_collections.ConfigDict, episodes: int = 2, window_rows: int = 32) -> None:
   """Packs a stage's episodes so that hardly any padding is left; as many as before in a step.
 

@@ -335,16 +335,15 @@ class ElixWorld(KindsWorld[Learner]):
     )
 
   def wishes(self, user: Learner) -> tuple[tuple[str, str], ...]:
-    """The learner, and their level for every training concept, whose subject is named or not."""
+    """The learner, and their level for every training concept, with its subject."""
     known = describe(user)
     found = []
     for concept in self.topics("train"):
       subject = elix_text.topic(concept)[1]
       level = user.levels[subject]
       if level is not None:
-        for place in ("", f" in {SUBJECTS[subject]}"):
-          question = f"{known} At what level should {concept}{place} be explained?"
-          found.append((question, LEVELS[level]))
+        question = f"At what level should {concept} in {SUBJECTS[subject]} be explained?"
+        found.append((f"{known} {question}", LEVELS[level]))
     return tuple(found)
 
   def tastes(self, users: Sequence[Learner]) -> Float[np.ndarray, "users subjects"]:

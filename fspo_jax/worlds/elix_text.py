@@ -132,14 +132,15 @@ _FRIENDLY = tuple(
   )
 )
 
-# Half of the questions name the subject, which is how a reader learns it of a concept never met.
+# Every question names the subject, which is how a reader knows it of a concept never met. Where
+# half did, a small base learned to look up a learner's level in neither half.
 _QUESTIONS = (
-  "Explain {concept} to me.",
-  "What is {concept}?",
-  "Can you explain {concept}?",
-  "Help me understand {concept}.",
+  "What is {concept} in {subject}?",
   "In {subject}, what is {concept}?",
   "Tell me about {concept} in {subject}.",
+  "Help me understand {concept} in {subject}.",
+  "Can you explain {concept}? It is for {subject}.",
+  "Please explain {concept}, the one in {subject}.",
   "My question is about {subject}: what is {concept}?",
   "I am curious about {subject}. Please explain {concept}.",
 )
