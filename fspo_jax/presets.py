@@ -101,7 +101,8 @@ def worlds_base_levels(seed: int = 3, world_seed: int = 0) -> ml_collections.Con
   """
   c = worlds_base_continued(seed, world_seed)
   c.pretraining.phases = (
-    (0, (0.55, 0.02, 0.06, 0.04, 0.04, 0.29), (1, 7, 2), True),
+    (0, (0.05, 0.0, 0.0, 0.0, 0.0, 0.95), (0, 1, 0), True),
+    (2_400, (0.55, 0.02, 0.06, 0.04, 0.04, 0.29), (1, 7, 2), True),
     (6_000, (0.42, 0.05, 0.20, 0.06, 0.07, 0.20), (4, 5, 7), True),
   )
   c.sft.steps = 2_600

@@ -183,9 +183,7 @@ def paired(
     rows.episode,
     functools.partial(rat.sample, writer, decoding=decoding),
     closeness(c, world),
-    functools.partial(
-      rat.label_fits, writer, beta=beta, rows=c.evaluation.rows, vocab_chunk=c.vocab_chunk
-    ),
+    rat.Judge(writer, beta, c.evaluation.rows, c.vocab_chunk).fits,
     settings,
     facts,
   )

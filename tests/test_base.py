@@ -187,13 +187,13 @@ def test_rows_of_the_tables_start_from_a_folder(tmp_path, method):
 
 def _check_kept(run, pairs):
   """The reference, which the stage starts from, finds the labels likeliest under what is kept."""
-  reference = Writer.load(run / "checkpoints" / "sft")
   reopened = recipe.reopen(run)
   source, beta = reopened.plan.training["preference"], reopened.config.evaluation.description_beta
+  judge = rat.Judge(Writer.load(run / "checkpoints" / "sft"), beta)
   for pair in pairs:
     told, shots = pair.described, source(pair.index).shots[: pair.described.shots]
     texts = (told.kept, told.better, told.worse)
-    fits = rat.label_fits(reference, [shots] * 3, texts, beta=beta)
+    fits = judge.fits([shots] * 3, texts)
     assert fits[0] >= fits.max() - 1e-4
   assert {pair.described.kept for pair in pairs} != {pair.described.better for pair in pairs}
 

@@ -78,11 +78,8 @@ def study(run: recipe.Recipe) -> dict[str, Any]:
           [e.shots for e in own],
           length,
           n=plan.settings.descriptions,
-          judge=models.writer(trained=False),
-          beta=settings.description_beta,
+          judge=models.judge(settings.description_beta, rows=settings.rows),
           seed=seed + repeat,
-          rows=settings.rows,
-          vocab_chunk=models.vocab_chunk,
         )
         written = writer.respond(
           [e.shots for e in own],

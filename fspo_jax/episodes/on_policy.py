@@ -170,7 +170,7 @@ def make(
     episode: the episodes, each with a gold description.
     describe: samples from the policy; a description depends on its shots and seeds alone.
     closeness: to the gold description.
-    fits: to the shots, as `inference.rat.label_fits` of the model that samples.
+    fits: to the shots, as `inference.rat.Judge.fits` of the model that samples.
     settings: which pairs.
     facts: what else they depend on, as JSON has it: the temperature, the closeness, the fits' beta.
 

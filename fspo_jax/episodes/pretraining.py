@@ -13,7 +13,8 @@ of the embedded worlds learns these from six kinds of document, each of them an 
 - pages: several responses by one author, who is described after each of them; no pairs and no
   labels, but what many texts have in common
 - knowledge: what anybody knows of a domain, as which subject a concept belongs to
-- wishes: people, and in a word what each would like, where a word can tell it
+- wishes: under the description of who asks, in a word what they would like, where a word can tell
+  it: answers cut down to what has to be looked up
 
 Nothing of it is about evaluation users. Of unseen topics there is general knowledge alone: a model
 that never met a word cannot know what it is about, and a real one has met them all.
@@ -35,6 +36,7 @@ from fspo_jax.preferences import Preference
 from fspo_jax.worlds.world import World
 
 _READ = 5  # shots whose responses are read
+_UNSAID = "nothing"  # the rejected response where there is none; it is not trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,18 +246,17 @@ class _Writer:
     return self._episode(shots=[Page(*known[i]) for i in asked])
 
   def wishes(self, count: int) -> Episode:
-    """What each of some training users would like."""
-    users = self.world.users("train")
-    drawn = [users[i] for i in self.rng.integers(len(users), size=count)]
-    return self._episode(shots=[Page(*self._wish(user)) for user in drawn])
-
-  def _wish(self, user: Any) -> tuple[str, str]:
-    """One of a user's wishes, each answer as likely: the seldom ones must be looked up."""
+    """What the user would like, each answer as likely: the seldom ones must be looked up."""
     asked: dict[str, list[str]] = collections.defaultdict(list)
-    for question, answer in self.world.wishes(user):
+    for question, answer in self.world.wishes(self.user):
       asked[answer].append(question)
-    answer = list(asked)[self.rng.integers(len(asked))]
-    return asked[answer][self.rng.integers(len(asked[answer]))], answer
+    answers = list(asked)
+    queries = []
+    for _ in range(count):
+      answer = answers[self.rng.integers(len(answers))]
+      question = asked[answer][self.rng.integers(len(asked[answer]))]
+      queries.append(Preference(question, answer, _UNSAID))
+    return self._episode(queries=queries, description=self.world.describe(self.user))
 
   def _episode(
     self,

@@ -21,6 +21,7 @@ from fspo_jax.episodes.templates import Context, Formatter, Layout
 from fspo_jax.evaluation import preference_accuracy
 from fspo_jax.evaluation.methods import Method
 from fspo_jax.evaluation.preference_accuracy import PairScores
+from fspo_jax.inference import rat
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.inference.writer import Writer, Written
 from fspo_jax.models import transformer
@@ -62,6 +63,13 @@ class Models:
     """The policy at work, or the base."""
     params = self.policy if trained else self.base
     return Writer(self.model, params, self.formatter, mesh=self.mesh)
+
+  def judge(self, beta: float, *, rows: int) -> rat.Judge:
+    """The reference as the judge of descriptions.
+
+    It follows them as instructions; the policy has learned from shots, whose labels these are.
+    """
+    return rat.Judge(self.writer(trained=False), beta, rows, self.vocab_chunk)
 
 
 def on_own_device(models: Models) -> Models:

@@ -182,11 +182,8 @@ class SplitEvaluation:
         contexts,
         decoding,
         n=s.descriptions,
-        judge=self.models.writer(trained=False),
-        beta=s.description_beta,
+        judge=self.models.judge(s.description_beta, rows=s.rows),
         seed=self._stream("descriptions", done),
-        rows=s.rows,
-        vocab_chunk=self.models.vocab_chunk,
       )
       step = self.shots + 1
       self._written += [[w.text for w in flat[i : i + step]] for i in range(0, len(flat), step)]

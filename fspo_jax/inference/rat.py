@@ -4,8 +4,7 @@
 
 User description rationalization (FSPO, arXiv 2502.19312) writes one description, greedy or sampled.
 Ours may also write several and keep the one that explains the shots best: their labels are a check
-of a description that costs no answer of the user. The reference is the judge of it: it follows
-descriptions as instructions, while the policy has learned from shots, whose labels these are.
+of a description that costs no answer of the user.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from fspo_jax.inference import log_odds, sampler
 from fspo_jax.inference.writer import Writer, Written
 from fspo_jax.preferences import Preference
 
-BETA = 0.1  # of `label_fits`
-
 # A description, and the shots' pairs under it as queries; no shots in the context.
 _LAYOUT = Layout(description_shots=(0,), description_queries=(0,))
 
@@ -36,13 +33,75 @@ class Description:
   Attributes:
     text: what was written.
     finished: whether it came to its own end.
-    fit: how well it explains the labels of the shots; see `label_fits`. None where only one was
+    fit: how well it explains the labels of the shots; see `Judge.fits`. None where only one was
       written, for there was nothing to choose.
   """
 
   text: str
   finished: bool
   fit: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+  """Who says how well descriptions explain labels.
+
+  Attributes:
+    writer: whose log-probabilities say it.
+    beta: how sure of a label a nat makes; more than 0.
+    rows: users that are scored together, a multiple of the parts that the writer's mesh splits rows
+      into; it changes the speed and the memory, and the results by rounding alone.
+    vocab_chunk: vocabulary entries per chunk of the projection.
+  """
+
+  writer: Writer
+  beta: float
+  rows: int = 8
+  vocab_chunk: int = 2048
+
+  def fits(
+    self, users: Sequence[Sequence[Preference]], descriptions: Sequence[str]
+  ) -> Float[np.ndarray, " users"]:
+    """The log-likelihood of each user's labels under a description z of them.
+
+    The sum over the shots (q, y_w, y_l) of log sigmoid(beta log(pi(y_w | z, q) / pi(y_l | z, q))),
+    the Bradley-Terry model (as DPO, arXiv 2305.18290 eq. 1) with beta times the writer's own
+    log-probability for a reward. Log-probabilities of whole texts differ by ten nats and more, so
+    that with a beta of 1 one label that is wrong would outvote all others. There are no shots in
+    the context: a description that helps has to say it itself.
+
+    Rows are as long as the longest user of so many shots needs, whatever
+    `evaluation.max_row_tokens` is: they hold a description and the shots under it, and a shot that
+    was left out would be a label that nobody checks.
+
+    Args:
+      users: the shots of each user; none at all give 0.
+      descriptions: one of each user.
+    """
+    episodes = [
+      Episode("", (), tuple(shots), text) for shots, text in zip(users, descriptions, strict=True)
+    ]
+    fits = np.zeros(len(users), np.float32)
+    for shots in {len(e.queries) for e in episodes} - {0}:
+      here = [i for i, e in enumerate(episodes) if len(e.queries) == shots]
+      h = self._margins([episodes[i] for i in here], shots)
+      fits[here] = -np.logaddexp(0.0, -self.beta * h).sum(axis=1)
+    return fits
+
+  def _margins(self, episodes: Sequence[Episode], shots: int) -> Float[np.ndarray, "users shots"]:
+    """The log-odds log pi(y_w | z, q) - log pi(y_l | z, q) of each shot, of users of so many."""
+    writer, rows, form = self.writer, self.rows, self.writer.formatter
+    packing = batching.fit_packing(episodes, form, _LAYOUT, 0, queries=shots, multiple=64)
+    row = batching.Rows(lambda i: episodes[i % len(episodes)], form, _LAYOUT, packing)
+    found = []
+    for first in range(0, len(episodes), rows):
+      # Rows past the last one fill the last batch up, and are cut off below.
+      batch = batching.stack([row(i) for i in range(first, first + rows)])
+      h = log_odds.of_pairs(
+        writer.model, writer.params, batch, mesh=writer.mesh, vocab_chunk=self.vocab_chunk
+      )
+      found.append(np.asarray(h)[:, :shots])
+    return np.concatenate(found)[: len(episodes)]
 
 
 def sample(
@@ -83,11 +142,8 @@ def describe(
   decoding: sampler.Decoding,
   *,
   n: int = 1,
-  judge: Writer | None = None,
-  beta: float = BETA,
+  judge: Judge | None = None,
   seed: int,
-  rows: int = 8,
-  vocab_chunk: int = 2048,
 ) -> list[Description]:
   """Describes each user from their shots, for `Writer.respond` to answer under.
 
@@ -96,13 +152,10 @@ def describe(
     users: the shots of each user.
     decoding: how tokens are chosen.
     n: 1 for the description that RAT writes; more to write the greedy one and n - 1 by `decoding`,
-      and keep the one with the best `label_fits`, the first of equals. Those that were cut are kept
-      only if all of them were.
-    judge: whose `label_fits` they are: the reference. Needed for more than one.
-    beta: of `label_fits`.
+      and keep the one that the judge says fits best, the first of equals. Those that were cut are
+      kept only if all of them were.
+    judge: of several; the reference, at work.
     seed: with the indices of user and description, all that the randomness depends on.
-    rows: descriptions that are scored together; see `label_fits`.
-    vocab_chunk: vocabulary entries per chunk of the projection.
 
   Returns:
     A description of each user.
@@ -123,7 +176,7 @@ def describe(
       for (only,) in sample(writer, users, decoding, n=1, seeds=seeds)
     ]
   if judge is None:
-    raise ValueError(f"judge: found None and n={n}, expected the reference's writer")
+    raise ValueError(f"judge: found None and n={n}, expected one of several")
   greedy = dataclasses.replace(decoding, temperature=0.0)
   written = [
     first + more
@@ -138,14 +191,7 @@ def describe(
     finished = [w for w in texts if w.finished] or texts
     candidates.append(list(dict.fromkeys(finished)))  # each text once, in order
   owners = [u for u, own in enumerate(candidates) for _ in own]
-  fits = label_fits(
-    judge,
-    [users[u] for u in owners],
-    [w.text for own in candidates for w in own],
-    beta=beta,
-    rows=rows,
-    vocab_chunk=vocab_chunk,
-  )
+  fits = judge.fits([users[u] for u in owners], [w.text for own in candidates for w in own])
   chosen, first = [], 0
   for own in candidates:
     values = fits[first : first + len(own)]
@@ -153,62 +199,3 @@ def describe(
     best = int(np.argmax(values))
     chosen.append(Description(own[best].text, own[best].finished, float(values[best])))
   return chosen
-
-
-def label_fits(
-  writer: Writer,
-  users: Sequence[Sequence[Preference]],
-  descriptions: Sequence[str],
-  *,
-  beta: float = BETA,
-  rows: int = 8,
-  vocab_chunk: int = 2048,
-) -> Float[np.ndarray, " users"]:
-  """The log-likelihood of each user's labels under a description z of them.
-
-  The sum over the shots (q, y_w, y_l) of log sigmoid(beta log(pi(y_w | z, q) / pi(y_l | z, q))),
-  the Bradley-Terry model (as DPO, arXiv 2305.18290 eq. 1) with beta times the writer's own
-  log-probability for a reward. Log-probabilities of whole texts differ by ten nats and more, so
-  that with a beta of 1 one label that is wrong would outvote all others. There are no shots in the
-  context: a description that helps has to say it itself.
-
-  Rows are as long as the longest user of so many shots needs, whatever `evaluation.max_row_tokens`
-  is: they hold a description and the shots under it, and a shot that was left out would be a label
-  that nobody checks.
-
-  Args:
-    writer: who judges.
-    users: the shots of each user; none at all give 0.
-    descriptions: one of each user.
-    beta: how sure of a label a nat makes; more than 0.
-    rows: users that are scored together, a multiple of the parts that the writer's mesh splits
-      rows into; it changes the speed and the memory, and the results by rounding alone.
-    vocab_chunk: vocabulary entries per chunk of the projection.
-  """
-  episodes = [
-    Episode("", (), tuple(shots), text) for shots, text in zip(users, descriptions, strict=True)
-  ]
-  fits = np.zeros(len(users), np.float32)
-  for shots in {len(e.queries) for e in episodes} - {0}:
-    here = [i for i, e in enumerate(episodes) if len(e.queries) == shots]
-    h = _label_margins(writer, [episodes[i] for i in here], shots, rows, vocab_chunk)
-    fits[here] = -np.logaddexp(0.0, -beta * h).sum(axis=1)
-  return fits
-
-
-def _label_margins(
-  writer: Writer, episodes: Sequence[Episode], shots: int, rows: int, vocab_chunk: int
-) -> Float[np.ndarray, "users shots"]:
-  """The log-odds log pi(y_w | z, q) - log pi(y_l | z, q) of each shot, of users of so many."""
-  form = writer.formatter
-  packing = batching.fit_packing(episodes, form, _LAYOUT, 0, queries=shots, multiple=64)
-  row = batching.Rows(lambda i: episodes[i % len(episodes)], form, _LAYOUT, packing)
-  found = []
-  for first in range(0, len(episodes), rows):
-    # Rows past the last one fill the last batch up, and are cut off below.
-    batch = batching.stack([row(i) for i in range(first, first + rows)])
-    h = log_odds.of_pairs(
-      writer.model, writer.params, batch, mesh=writer.mesh, vocab_chunk=vocab_chunk
-    )
-    found.append(np.asarray(h)[:, :shots])
-  return np.concatenate(found)[: len(episodes)]

@@ -335,15 +335,13 @@ class ElixWorld(KindsWorld[Learner]):
     )
 
   def wishes(self, user: Learner) -> tuple[tuple[str, str], ...]:
-    """The learner, and their level for every training concept, with its subject."""
-    known = describe(user)
+    """At what level every training concept should be explained, whose subject is named."""
     found = []
     for concept in self.topics("train"):
       subject = elix_text.topic(concept)[1]
-      level = user.levels[subject]
-      if level is not None:
+      if (level := user.levels[subject]) is not None:
         question = f"At what level should {concept} in {SUBJECTS[subject]} be explained?"
-        found.append((f"{known} {question}", LEVELS[level]))
+        found.append((question, LEVELS[level]))
     return tuple(found)
 
   def tastes(self, users: Sequence[Learner]) -> Float[np.ndarray, "users subjects"]:

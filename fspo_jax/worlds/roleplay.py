@@ -292,11 +292,10 @@ class RoleplayWorld(KindsWorld[Persona]):
     )
 
   def wishes(self, user: Persona) -> tuple[tuple[str, str], ...]:
-    """The persona's traits, and every way, by any of its wordings, that they like best of all."""
+    """Every way, by any of its wordings, that the persona likes best of all."""
     rewards = self._of_all_views(user)
-    known = f"{self.describe(Persona(user.weights))} What would they like to do?"
     return tuple(
-      (known, way)
+      ("What would they like to do?", way)
       for view, reward in zip(roleplay_text.VIEWS, rewards, strict=True)
       if reward == rewards.max()
       for way in view.wordings

@@ -114,9 +114,9 @@ class World(Protocol[UserT]):
     """
 
   def wishes(self, user: UserT) -> Sequence[tuple[str, str]]:
-    """What is known of a user, and each of the things that they would like best, in a word.
+    """Questions about a user, each with one of the things that they would like best, in a word.
 
-    None where no word can tell it.
+    None where no word can tell it. Who asks knows the user's description.
     """
 
   def tastes(self, users: Sequence[UserT]) -> Float[np.ndarray, "users tastes"]:

@@ -20,6 +20,7 @@ from fspo_jax.episodes.sampling import Page
 from fspo_jax.preferences import Preference
 from fspo_jax.worlds import elix_text, roleplay_text
 from fspo_jax.worlds.elix import ElixWorld
+from fspo_jax.worlds.elix_topics import SUBJECTS
 from fspo_jax.worlds.reviews import ReviewsWorld
 from fspo_jax.worlds.roleplay import RoleplayWorld
 
@@ -222,10 +223,11 @@ def test_learners_wishes_are_their_levels_however_seldom():
   world = WORLDS[1]
   lone = []
   for episode in map(_only("wishes", (world,)), range(30)):
-    for page in episode.shots:
-      user = world.read(page.prompt.partition(". At what level")[0])
-      subject = elix_text.topic(page.prompt)[1]
-      assert page.response == elix_text.LEVELS[user.levels[subject]]
+    user = world.read(episode.description)
+    for query in episode.queries:
+      subject = elix_text.topic(query.prompt)[1]
+      assert SUBJECTS[subject] in query.prompt
+      assert query.chosen == elix_text.LEVELS[user.levels[subject]]
       lone.append(subject in user.exceptions)
   # Of the levels that a learner has, two of three or one of two are those of single subjects.
   assert np.mean(lone) == pytest.approx((330 * 2 / 3 + 220 / 2) / 550, abs=0.08)
@@ -245,13 +247,12 @@ def test_wishes_are_what_nothing_is_better_than():
   """What is said of a persona is enough to know what they like best."""
   world = WORLDS[2]
   episode = _only("wishes", (world,))(0)
-  assert len(episode.shots) == ITEMS and episode.description is None
-  best = {view: view.features for view in roleplay_text.VIEWS}
-  for page in episode.shots:
-    user = world.read(page.prompt)
-    rewards = {view: np.dot(user.weights, features) for view, features in best.items()}
-    liked = [view for view in best if rewards[view] == max(rewards.values())]
-    assert page.response in {way for view in liked for way in view.wordings}
+  assert len(episode.queries) == ITEMS and not episode.shots
+  user = world.read(episode.description)
+  rewards = {v.wordings: np.dot(user.weights, v.features) for v in roleplay_text.VIEWS}
+  liked = [ways for ways, reward in rewards.items() if reward == max(rewards.values())]
+  for query in episode.queries:
+    assert query.chosen in {way for ways in liked for way in ways}
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)

@@ -181,8 +181,8 @@ class TestMargins:
 
     users = [episode.shots[:k] for episode in episodes for k in range(SHOTS + 1)]
     # The first of the several is the only one that is written where one is asked for.
-    judge, beta = models.writer(trained=False), SETTINGS.description_beta
-    one, best = (rat.label_fits(judge, users, written(n), beta=beta) for n in (1, 4))
+    judge = rat.Judge(models.writer(trained=False), SETTINGS.description_beta)
+    one, best = (judge.fits(users, written(n)) for n in (1, 4))
     assert (best >= one - 1e-5).all() and (best > one + 1e-3).any()
 
   def test_a_method_that_nothing_has_made_is_refused(self):

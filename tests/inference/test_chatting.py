@@ -113,7 +113,8 @@ def test_the_sampler_says_what_the_plain_model_does(chatting, template):
     asked = writer.formatter.question(PROMPT, After.of(shots))
     assert answer == _greedy(writer, (*writer.context(shots).tokens, *asked))
     assert personalizer.respond(shots, PROMPT, max_new_tokens=6) == answer.text
-  written = rat.describe(writer, [SHOTS[:1], ()], RANDOM, n=2, judge=writer, seed=3)
+  judge = rat.Judge(writer, 0.1)
+  written = rat.describe(writer, [SHOTS[:1], ()], RANDOM, n=2, judge=judge, seed=3)
   assert all(np.isfinite(w.fit) for w in written) and len(written) == 2
 
 

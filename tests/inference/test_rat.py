@@ -61,7 +61,7 @@ def test_one_description_is_the_one_that_the_writer_writes(writer, users):
     found = rat.describe(writer, users, decoding, seed=3)
     assert [(d.text, d.finished) for d in found] == [(w.text, w.finished) for w in expected]
     assert [d.fit for d in found] == [None] * 3
-  assert rat.describe(writer, [], RANDOM, n=2, judge=writer, seed=3) == []
+  assert rat.describe(writer, [], RANDOM, n=2, judge=rat.Judge(writer, 0.1), seed=3) == []
 
 
 def test_a_sample_depends_on_its_users_shots_and_seeds_alone(writer, users):
@@ -105,18 +105,18 @@ def test_a_fit_is_the_likelihood_of_the_labels_under_the_description_alone(write
     expected.append(total)
   assert expected[2] == 0.0 and max(expected[:2]) < -0.1
   for rows in (1, 2, 8):
-    found = rat.label_fits(writer, users, descriptions, beta=1.0, rows=rows)
+    found = rat.Judge(writer, 1.0, rows).fits(users, descriptions)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-  assert rat.label_fits(writer, [], []).shape == (0,)
+  assert rat.Judge(writer, 1.0).fits([], []).shape == (0,)
 
 
 def test_beta_scales_how_sure_of_a_label_a_nat_makes(writer, users):
   # One shot: log sigmoid(beta h), from which h, and another beta's fit, follow.
   one, text = [users[0][:1]], ["Reviews should be short."]
-  fit = float(rat.label_fits(writer, one, text, beta=1.0)[0])
+  fit = float(rat.Judge(writer, 1.0).fits(one, text)[0])
   h = fit - np.log(-np.expm1(fit))
   for beta in (0.1, 3.0):
-    found = rat.label_fits(writer, one, text, beta=beta)
+    found = rat.Judge(writer, beta).fits(one, text)
     np.testing.assert_allclose(found, -np.logaddexp(0.0, -beta * h), rtol=1e-4)
 
 
@@ -126,19 +126,20 @@ def test_of_several_the_one_that_explains_the_labels_best_to_the_judge_is_kept(w
   greedy = _texts(rat.sample(writer, users, GREEDY, n=1, seeds=seeds))
   drawn = _texts(rat.sample(writer, users, RANDOM, n=n - 1, seeds=seeds))
   written = [first + more for first, more in zip(greedy, drawn, strict=True)]
-  judge = dataclasses.replace(writer, params=tiny.params(writer.model, seed=1))
-  several = {"n": n, "judge": judge, "beta": 0.3, "seed": 4}
+  judge = rat.Judge(dataclasses.replace(writer, params=tiny.params(writer.model, seed=1)), 0.3)
+  several = {"n": n, "judge": judge, "seed": 4}
   found = rat.describe(writer, users, RANDOM, **several)
   changed = 0
   for shots, texts, chosen in zip(users, written, found, strict=True):
-    fits = rat.label_fits(judge, [shots] * n, texts, beta=0.3)
+    fits = judge.fits([shots] * n, texts)
     assert chosen.text == texts[int(np.argmax(fits))]
     assert chosen.fit == pytest.approx(float(fits.max()), rel=1e-5)
     changed += chosen.text != texts[0]
   assert changed
   assert found[2].text == written[2][0]  # no labels to choose by
   # Batches of another size round otherwise.
-  for one, other in zip(found, rat.describe(writer, users, RANDOM, **several, rows=3), strict=True):
+  several["judge"] = dataclasses.replace(judge, rows=3)
+  for one, other in zip(found, rat.describe(writer, users, RANDOM, **several), strict=True):
     assert (one.text, one.finished) == (other.text, other.finished)
     assert one.fit == pytest.approx(other.fit, rel=1e-5)
   # With the labels turned around, others are kept.
@@ -146,10 +147,7 @@ def test_of_several_the_one_that_explains_the_labels_best_to_the_judge_is_kept(w
     tuple(dataclasses.replace(s, chosen=s.rejected, rejected=s.chosen) for s in shots)
     for shots in users
   ]
-  fits = [
-    rat.label_fits(judge, [shots] * n, texts, beta=0.3)
-    for shots, texts in zip(turned, written, strict=True)
-  ]
+  fits = [judge.fits([shots] * n, texts) for shots, texts in zip(turned, written, strict=True)]
   assert any(
     int(np.argmax(f)) != texts.index(c.text)
     for f, texts, c in zip(fits, written, found, strict=True)
@@ -164,7 +162,7 @@ def test_descriptions_that_were_cut_are_kept_only_if_all_were(writer, users, mon
     return [own[:1] if decoding == GREEDY else own[1:] for own in texts]
 
   monkeypatch.setattr(rat, "sample", sample)
-  found = rat.describe(writer, users, RANDOM, n=3, judge=writer, seed=0)
+  found = rat.describe(writer, users, RANDOM, n=3, judge=rat.Judge(writer, 0.1), seed=0)
   assert [(d.text, d.finished) for d in found[:2]] == [("00", True), ("12", True)]
   assert not found[2].finished and found[2].text == "20"
 
@@ -179,7 +177,7 @@ def test_several_greedy_descriptions_are_refused(writer, users):
 
 
 def test_descriptions_are_answered_under(writer, users):
-  found = rat.describe(writer, users, RANDOM, n=3, judge=writer, seed=1)
+  found = rat.describe(writer, users, RANDOM, n=3, judge=rat.Judge(writer, 0.1), seed=1)
   prompts = [["Is it good?"]] * 3
   told = [d.text for d in found]
   answers = writer.respond(users, prompts, GREEDY, seed=0, descriptions=told)
@@ -190,7 +188,7 @@ def main():
   """Run with 4 devices: fits are those of one device, and computed under the writer's mesh."""
   descriptions = ["Reviews should be short.", "A moviegoer.", "Anything."]
   writer, users = _writer(), _users()
-  expected = rat.label_fits(writer, users, descriptions)
+  expected = rat.Judge(writer, 0.1).fits(users, descriptions)
   mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2)
   params = jax.device_put(writer.params, sharding.replicated(mesh))
   # Kernels are of a device's own rows and heads: XLA could not split them for a mesh it infers.
@@ -204,7 +202,7 @@ def main():
     return segment_scores(*args, **keywords)
 
   scoring.segment_scores = seen
-  found = rat.label_fits(there, users, descriptions, rows=2)
+  found = rat.Judge(there, 0.1, rows=2).fits(users, descriptions)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
   assert meshes == [dict(mesh.shape)] * 2  # a program for each number of shots
 

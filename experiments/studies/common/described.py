@@ -75,16 +75,14 @@ class DescribedUsers:
       n: written of each, the greedy one among several; the best is kept.
       temperature: of those that are sampled.
     """
+    judge = self.models.judge(self.settings.description_beta, rows=self.settings.rows)
     found = rat.describe(
       self.models.writer(trained=True),
       [episode.shots for episode in self.episodes],
       Decoding(temperature, 1.0, self.settings.max_description_tokens),
       n=n,
-      judge=self.models.writer(trained=False),
-      beta=self.settings.description_beta,
+      judge=judge,
       seed=self.seed,
-      rows=self.settings.rows,
-      vocab_chunk=self.models.vocab_chunk,
     )
     return [description.text for description in found]
 
