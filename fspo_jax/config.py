@@ -84,6 +84,8 @@ def default() -> ml_collections.ConfigDict:
     (21_000, (0.45, 0.05, 0.1, 0.1, 0.16, 0.14), (4, 5, 8), True),
   )
   c.pretraining.pairs = (13, 8, 9)  # pairs of a document of reviews, elix and roleplay
+  c.pretraining.answers = (19, 12, 13)  # answers of one
+  c.pretraining.wishes = 24  # wishes of one
   c.pretraining.rationality = 4.0  # authors write a response with odds exp(this x reward)
 
   c.tokenizer = ml_collections.ConfigDict()
@@ -338,7 +340,8 @@ def mixture(c: ml_collections.ConfigDict) -> Mixture:
     Phase(start, *weights, tuple(worlds), best)
     for start, weights, worlds, best in keys.pop("phases")
   )
-  return Mixture(phases, pairs=tuple(keys.pop("pairs")), **keys)
+  numbers = {key: tuple(keys.pop(key)) for key in ("pairs", "answers")}
+  return Mixture(phases, **numbers, **keys)
 
 
 def synthesis_settings(c: ml_collections.ConfigDict) -> Settings:

@@ -93,7 +93,9 @@ def worlds_base_reading(seed: int = 2, world_seed: int = 0) -> ml_collections.Co
 
 
 def worlds_base_levels(seed: int = 3, world_seed: int = 0) -> ml_collections.ConfigDict:
-  """The config that teaches a base, which `base` names, to look up what a learner's level is.
+  """The config that teaches a base, which `base` names, to look up what a description says.
+
+  Many users in a step, few texts of each, and first of all the levels of learners.
 
   Args:
     seed: of the documents, as in `worlds_base_continued`.
@@ -101,11 +103,17 @@ def worlds_base_levels(seed: int = 3, world_seed: int = 0) -> ml_collections.Con
   """
   c = worlds_base_continued(seed, world_seed)
   c.pretraining.phases = (
-    (0, (0.05, 0.0, 0.0, 0.0, 0.0, 0.95), (0, 1, 0), True),
-    (2_400, (0.55, 0.02, 0.06, 0.04, 0.04, 0.29), (1, 7, 2), True),
-    (6_000, (0.42, 0.05, 0.20, 0.06, 0.07, 0.20), (4, 5, 7), True),
+    (0, (0.12, 0.0, 0.0, 0.0, 0.03, 0.85), (0, 9, 1), True),
+    (14_400, (0.5, 0.04, 0.12, 0.05, 0.08, 0.21), (4, 5, 6), True),
   )
-  c.sft.steps = 2_600
+  c.pretraining.pairs = (6, 5, 5)
+  c.pretraining.answers = (4, 3, 3)
+  c.pretraining.wishes = 4
+  c.sft.row_episodes = 4
+  c.sft.window_rows = 64
+  c.sft.row_tokens = 736
+  c.sft.scored_tokens = 608
+  c.sft.steps = 2_000
   return c
 
 

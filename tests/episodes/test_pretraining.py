@@ -26,6 +26,8 @@ from fspo_jax.worlds.roleplay import RoleplayWorld
 
 WORLDS = ReviewsWorld(), ElixWorld(), RoleplayWorld()
 PAIRS = 13, 8, 9
+ANSWERS = 19, 12, 13
+WISHES = 20
 ITEMS = 20
 PHASE = Phase(
   start=0,
@@ -38,7 +40,7 @@ PHASE = Phase(
   worlds=(1, 1, 1),
   best=False,
 )
-MIXTURE = Mixture((PHASE,), pairs=PAIRS, rationality=2.2)
+MIXTURE = Mixture((PHASE,), PAIRS, ANSWERS, WISHES, rationality=2.2)
 KINDS = ("answers", "labels", "readings", "pages", "knowledge", "wishes")
 
 
@@ -46,17 +48,19 @@ def _only(kind, worlds=WORLDS, rationality=2.2, *, best=False):
   # A weight of next to nothing: knowledge alone is refused, since some worlds have none.
   weights = {k: 1.0 if k == kind else 1e-12 for k in KINDS}
   phase = Phase(start=0, **weights, worlds=(1,) * len(worlds), best=best)
-  mixture = Mixture((phase,), pairs=_pairs(worlds), rationality=rationality)
+  mixture = Mixture((phase,), *_numbers(worlds), WISHES, rationality)
   return PretrainingEpisodes(worlds, mixture, ITEMS, seed=3)
 
 
-def _pairs(worlds):
-  return tuple(PAIRS[WORLDS.index(world)] for world in worlds)
+def _numbers(worlds):
+  """Pairs and answers of a document of each of some worlds."""
+  found = [(PAIRS[i], ANSWERS[i]) for i in map(WORLDS.index, worlds)]
+  return tuple(zip(*found, strict=True))
 
 
 def _of(world, seed=0):
   phase = dataclasses.replace(PHASE, worlds=(1,))
-  mixture = Mixture((phase,), pairs=_pairs((world,)), rationality=2.2)
+  mixture = Mixture((phase,), *_numbers((world,)), WISHES, rationality=2.2)
   return PretrainingEpisodes((world,), mixture, ITEMS, seed)
 
 
@@ -212,7 +216,8 @@ def test_what_a_world_has_not_it_gives_to_the_other_kinds():
   """Reviews have no wishes."""
   weights = dict.fromkeys(KINDS, 0.0) | {"answers": 0.25, "labels": 0.25, "wishes": 0.5}
   phase = Phase(start=0, **weights, worlds=(1,), best=False)
-  episodes = PretrainingEpisodes(WORLDS[:1], Mixture((phase,), PAIRS[:1], 2.2), ITEMS, seed=0)
+  mixture = Mixture((phase,), *_numbers(WORLDS[:1]), WISHES, 2.2)
+  episodes = PretrainingEpisodes(WORLDS[:1], mixture, ITEMS, seed=0)
   counts = collections.Counter(_kind_of(episodes(i)) for i in range(400))
   assert counts["answers"] / 400 == pytest.approx(0.5, abs=0.07)
   assert counts["answers"] + counts["labels"] == 400
@@ -247,7 +252,7 @@ def test_wishes_are_what_nothing_is_better_than():
   """What is said of a persona is enough to know what they like best."""
   world = WORLDS[2]
   episode = _only("wishes", (world,))(0)
-  assert len(episode.queries) == ITEMS and not episode.shots
+  assert len(episode.queries) == WISHES and not episode.shots
   user = world.read(episode.description)
   rewards = {v.wordings: np.dot(user.weights, v.features) for v in roleplay_text.VIEWS}
   liked = [ways for ways, reward in rewards.items() if reward == max(rewards.values())]
@@ -268,18 +273,22 @@ def test_impossible_mixtures_are_refused():
   with pytest.raises(ValueError, match="not all 0 but for knowledge and wishes"):
     Phase(0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, (1,), best=False)
   with pytest.raises(ValueError, match="rationality=-1"):
-    Mixture((PHASE,), PAIRS, -1.0)
+    Mixture((PHASE,), PAIRS, ANSWERS, WISHES, -1.0)
   with pytest.raises(ValueError, match=r"pairs=\(4,\), expected 5"):
-    Mixture((dataclasses.replace(PHASE, worlds=(1,)),), (4,), 1.0)
+    Mixture((dataclasses.replace(PHASE, worlds=(1,)),), (4,), (4,), WISHES, 1.0)
+  with pytest.raises(ValueError, match=r"answers=\(19, 12\), expected one number for each world"):
+    Mixture((PHASE,), PAIRS, ANSWERS[:2], WISHES, 1.0)
+  with pytest.raises(ValueError, match="wishes=0, expected 1"):
+    Mixture((PHASE,), PAIRS, ANSWERS, 0, 1.0)
   with pytest.raises(ValueError, match=r"phases that start at \[3\]"):
-    Mixture((dataclasses.replace(PHASE, start=3),), PAIRS, 1.0)
+    Mixture((dataclasses.replace(PHASE, start=3),), PAIRS, ANSWERS, WISHES, 1.0)
   with pytest.raises(ValueError, match=r"phases that start at \[0, 0\]"):
-    Mixture((PHASE, PHASE), PAIRS, 1.0)
+    Mixture((PHASE, PHASE), PAIRS, ANSWERS, WISHES, 1.0)
   with pytest.raises(ValueError, match="found 0 worlds"):
     PretrainingEpisodes((), MIXTURE, ITEMS, 0)
   with pytest.raises(ValueError, match="found 2 worlds"):
     PretrainingEpisodes(WORLDS[:2], MIXTURE, ITEMS, 0)
-  with pytest.raises(ValueError, match="items=18, expected 19"):
+  with pytest.raises(ValueError, match="items=18, expected 20"):
     PretrainingEpisodes(WORLDS, MIXTURE, 18, 0)
 
 

@@ -75,7 +75,7 @@ def test_a_way_is_the_same_pieces_whatever_the_goal():
 @pytest.mark.parametrize("world", [ReviewsWorld(), ElixWorld(), RoleplayWorld()])
 def test_a_base_reads_knowledge_and_training_topics_as_text(world):
   mixture = pretraining.Mixture(
-    (pretraining.Phase(0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, (1,), best=False),), (8,), 1.0
+    (pretraining.Phase(0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, (1,), best=False),), (8,), (12,), 24, 1.0
   )
   lines = list(sources.PretrainingSource((world,), mixture).corpus(0, 300))
   known = {text for pair in world.knowledge() for text in pair}
