@@ -104,7 +104,7 @@ def worlds_base_levels(seed: int = 3, world_seed: int = 0) -> ml_collections.Con
   c = worlds_base_continued(seed, world_seed)
   c.pretraining.phases = (
     (0, (0.12, 0.0, 0.0, 0.0, 0.03, 0.85), (0, 9, 1), True),
-    (14_400, (0.5, 0.04, 0.12, 0.05, 0.08, 0.21), (4, 5, 6), True),
+    (28_800, (0.5, 0.04, 0.12, 0.05, 0.08, 0.21), (4, 5, 6), True),
   )
   c.pretraining.pairs = (6, 5, 5)
   c.pretraining.answers = (4, 3, 3)
@@ -113,7 +113,7 @@ def worlds_base_levels(seed: int = 3, world_seed: int = 0) -> ml_collections.Con
   c.sft.window_rows = 64
   c.sft.row_tokens = 736
   c.sft.scored_tokens = 608
-  c.sft.steps = 2_000
+  c.sft.steps = 3_000
   return c
 
 
