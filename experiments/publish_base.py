@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
   command = f"python -m fspo_jax.main --config=experiments/base.py{part} --workdir=WORKDIR"
   before = None
   if config.base:
-    command += " --config.base=FOLDER"
+    command += f" --config.base=FOLDER --config.seed={config.seed}"
     before = json.loads((base_lib.folder(config.base) / "provenance.json").read_text())
     with config.unlocked():
       config.base = "FOLDER"
