@@ -265,8 +265,8 @@ def from_base(world: str) -> ml_collections.ConfigDict:
   c.base = "published"
   use_base_shape(c)
   c.vocab_chunk = 3072
-  # After 8 shots, reviews: .887 with 900, .921 with 1,800, .937 with 4,000; roleplay: .697 with 900,
-  # .803 with 2,700 (experiments/README.md). So many take 20 minutes of two cores at most.
+  # After 8 shots, reviews: .887 with 900, .921 with 1,800, .937 with 4,000; roleplay: .697 with
+  # 900, .803 with 2,700 (experiments/README.md), which takes 40 minutes of a core.
   c.preference.steps = 1800
   c.preference.queries = 1 if fresh else 6
   c.preference.row_tokens = c.preference.scored_tokens = 0  # what the texts take
