@@ -133,7 +133,7 @@ _FRIENDLY = tuple(
 )
 
 # Every question names the subject, which is how a reader knows it of a concept never met. Where
-# half did, a small base learned to look up a learner's level in neither half.
+# half did, a small model took several times as many to learn to look up a learner's level.
 _QUESTIONS = (
   "What is {concept} in {subject}?",
   "In {subject}, what is {concept}?",
