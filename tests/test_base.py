@@ -40,7 +40,7 @@ def test_what_a_base_cannot_do_is_refused():
     recipe.make_plan(tiny_base.config(stages=("tokenizer", "sft", "preference")))
   with pytest.raises(ValueError, match="labels to pretrain on are random"):
     recipe.make_plan(tiny_base.config(sft__flip_shots=0.5))
-  with pytest.raises(ValueError, match="items=12, expected 19"):
+  with pytest.raises(ValueError, match="items=12, expected 24"):
     recipe.make_plan(tiny_base.config(sft__shots=12, sft__layout__description_shots=(0,)))
   with pytest.raises(ValueError, match="not all 0"):
     recipe.make_plan(

@@ -318,6 +318,7 @@ SYNTHETIC = {
   "synthesis.set.questions": 60,
   "synthesis.set.responses": 6,
   "synthesis.set.pairs": 30,
+  "synthesis.gate.max_regenerate": 0.1,  # one of 30 users is more than the gate's 0.02
 }
 
 
