@@ -3,8 +3,9 @@
 """A program of its own: the memory of a step, as planned and as measured.
 
 Measured is the most that this process has resident while the step runs, less what it had before
-there were any arrays, when the step was compiled already: what the kernel counts (VmHWM), not what
-JAX says of itself. It prints both as JSON.
+there were any arrays, when the step was compiled and had run once already: what the kernel counts
+(VmHWM), not what JAX says of itself. The program's own code, read from its file when it is first
+run, is thus in both. It prints both as JSON.
 """
 
 import ctypes
@@ -13,8 +14,8 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from fspo_jax import config, sharding
 from fspo_jax.models import transformer
@@ -47,8 +48,19 @@ def _trim() -> None:
 
 
 def _array(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-  # Every page is written: zeros that nobody has touched take no memory.
-  return jax.device_put(np.full(leaf.shape, 1, leaf.dtype), leaf.sharding).block_until_ready()
+  # Every page is written: zeros that nobody has touched take no memory. Made by JAX: an array of
+  # numpy that happens to lie as JAX likes it is borrowed, and what is borrowed is never donated.
+  return jnp.full(leaf.shape, 1, leaf.dtype, device=leaf.sharding).block_until_ready()
+
+
+def _highest(compiled: jax.stages.Compiled, given: program.Inputs) -> int:
+  """The most that is resident while a step runs, bytes; its arrays are gone afterwards."""
+  arrays = jax.tree.map(_array, (given.state, given.frozen, given.batch))
+  _trim()
+  pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
+  made = jax.block_until_ready(compiled(*arrays))
+  assert len(jax.tree.leaves(made)) > 0
+  return _status("VmHWM")
 
 
 def main() -> None:
@@ -58,15 +70,10 @@ def main() -> None:
   model = transformer.Transformer(config.transformer(c, 1))
   traced, given = program.trace(c, "preference", model, mesh)
   compiled = traced.lower().compile()
-  jax.block_until_ready(jax.device_put(np.ones(8), jax.devices()[0]))
+  _highest(compiled, given)
   _trim()
   before = _status("VmRSS")
-  arrays = jax.tree.map(_array, (given.state, given.frozen, given.batch))
-  _trim()
-  pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
-  made = jax.block_until_ready(compiled(*arrays))
-  measured = _status("VmHWM") - before
-  assert len(jax.tree.leaves(made)) > 0
+  measured = _highest(compiled, given) - before
   planned = program.used_bytes(compiled.memory_analysis())
   print(json.dumps({"planned": planned, "measured": measured}))
 
