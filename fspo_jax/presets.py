@@ -117,6 +117,25 @@ def worlds_base_levels(seed: int = 3, world_seed: int = 0) -> ml_collections.Con
   return c
 
 
+def worlds_base_subjects(seed: int = 5, world_seed: int = 0) -> ml_collections.ConfigDict:
+  """The config that teaches a base, which `base` names, to answer by what it looks up.
+
+  One that names the level of every subject still answers most questions at the general level: it
+  has to be taught on the answers themselves, as densely.
+
+  Args:
+    seed: of the documents, as in `worlds_base_continued`.
+    world_seed: of the worlds: that of the base.
+  """
+  c = worlds_base_levels(seed, world_seed)
+  c.pretraining.phases = (
+    (0, (0.60, 0.0, 0.0, 0.0, 0.06, 0.34), (0, 1, 0), True),
+    (16_800, (0.46, 0.03, 0.13, 0.05, 0.10, 0.23), (2, 9, 4), True),
+  )
+  c.sft.steps = 1_500
+  return c
+
+
 def share_rows(stage: ml_collections.ConfigDict, episodes: int = 2, window_rows: int = 32) -> None:
   """Packs a stage's episodes so that hardly any padding is left; as many as before in a step.
 
