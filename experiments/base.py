@@ -13,8 +13,8 @@ One that falls short is written all the same with --below_gate=accept, and goes 
 python -m fspo_jax.main --config=experiments/base.py:continued --workdir=runs/base_continued \
   --config.base=FOLDER
 
-and so do `base.py:reading`, with more about what reviews are like, `base.py:levels`, with more about
-who knows what of which subject, and `base.py:subjects`, with more answers by it.
+and so do `base.py:reading`, with more about what reviews are like, `base.py:levels`, with more
+about who knows what of which subject, and `base.py:subjects`, with more answers by it.
 """
 
 from collections.abc import Callable
