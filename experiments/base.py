@@ -14,7 +14,8 @@ python -m fspo_jax.main --config=experiments/base.py:continued --workdir=runs/ba
   --config.base=FOLDER
 
 and so do `base.py:reading`, with more about what reviews are like, `base.py:levels`, with more
-about who knows what of which subject, and `base.py:subjects`, with more answers by it.
+about who knows what of which subject, `base.py:subjects`, with more answers by it, and `base.py:topics`,
+with more about what topics are that it never answers on.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,7 @@ _PARTS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
   "reading": presets.worlds_base_reading,
   "levels": presets.worlds_base_levels,
   "subjects": presets.worlds_base_subjects,
+  "topics": presets.worlds_base_topics,
 }
 
 

@@ -136,6 +136,19 @@ def worlds_base_subjects(seed: int = 5, world_seed: int = 0) -> ml_collections.C
   return c
 
 
+def worlds_base_topics(seed: int = 6, world_seed: int = 0) -> ml_collections.ConfigDict:
+  """The config that teaches a base, which `base` names, what topics are that it never answers on.
+
+  Args:
+    seed: of the documents, as in `worlds_base_continued`.
+    world_seed: of the worlds: that of the base.
+  """
+  c = worlds_base_levels(seed, world_seed)
+  c.pretraining.phases = ((0, (0.40, 0.03, 0.17, 0.05, 0.17, 0.18), (2, 7, 6), True),)
+  c.sft.steps = 700
+  return c
+
+
 def share_rows(stage: ml_collections.ConfigDict, episodes: int = 2, window_rows: int = 32) -> None:
   """Packs a stage's episodes so that hardly any padding is left; as many as before in a step.
 

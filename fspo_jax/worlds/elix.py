@@ -327,12 +327,19 @@ class ElixWorld(KindsWorld[Learner]):
     return f"{SUBJECTS[elix_text.topic(prompt)[1]]}: {LEVELS[kind]}"
 
   def knowledge(self) -> tuple[tuple[str, str], ...]:
-    """Which subject every concept belongs to."""
-    return tuple(
-      (f"Which subject does {concept} belong to?", subject)
-      for subject, concepts in CONCEPTS.items()
-      for concept in concepts
-    )
+    """Which subject every concept belongs to, asked by itself and after any question about it.
+
+    The latter is for concepts that are met in no other question: what a small model knows of them
+    by themselves it does not know of them in a question, even of one that names the subject.
+    """
+    found = []
+    for subject, concepts in CONCEPTS.items():
+      for concept in concepts:
+        found.append((f"Which subject does {concept} belong to?", subject))
+        for template in range(elix_text.QUESTION_TEMPLATES):
+          question = elix_text.write_question(lambda _, chosen=template: chosen, concept)
+          found.append((f"{question} Which subject is that?", subject))
+    return tuple(found)
 
   def wishes(self, user: Learner) -> tuple[tuple[str, str], ...]:
     """At what level every training concept should be explained, whose subject is named."""
