@@ -14,8 +14,8 @@ python -m fspo_jax.main --config=experiments/base.py:continued --workdir=runs/ba
   --config.base=FOLDER
 
 and so do `base.py:reading`, with more about what reviews are like, `base.py:levels`, with more
-about who knows what of which subject, `base.py:subjects`, with more answers by it, and `base.py:topics`,
-with more about what topics are that it never answers on.
+about who knows what of which subject, `base.py:subjects`, with more answers by it, and
+`base.py:topics`, with more about what topics are that it never answers on.
 """
 
 from collections.abc import Callable

@@ -145,6 +145,7 @@ def worlds_base_topics(seed: int = 6, world_seed: int = 0) -> ml_collections.Con
   """
   c = worlds_base_levels(seed, world_seed)
   c.pretraining.phases = ((0, (0.40, 0.03, 0.17, 0.05, 0.17, 0.18), (2, 7, 6), True),)
+  c.sft.row_episodes = 3  # questions of knowledge are long
   c.sft.steps = 700
   return c
 

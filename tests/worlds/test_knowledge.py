@@ -26,10 +26,13 @@ def test_the_subject_of_every_concept_is_known_seen_or_not():
   world = ElixWorld()
   known = dict(world.knowledge())
   topics = [*world.topics("train"), *world.topics("unseen")]
-  assert len(known) == len(topics)
+  # By itself, and after each of the eight questions about it.
+  assert len(known) == 9 * len(topics)
   for topic in topics:
-    prompt = world.write_question(lambda n: 0, topic)
-    assert world.reading(prompt, 0).startswith(known[f"Which subject does {topic} belong to?"])
+    prompts = [world.write_question(lambda _, chosen=i: chosen, topic) for i in range(8)]
+    alone = f"Which subject does {topic} belong to?"
+    for question in (alone, *(f"{prompt} Which subject is that?" for prompt in prompts)):
+      assert world.reading(prompts[0], 0).startswith(f"{known[question]}: ")
 
 
 def test_who_likes_a_view_is_known_by_any_wording():
