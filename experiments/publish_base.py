@@ -4,7 +4,8 @@ r"""Measures a pretrained base, and makes the folder that runs start from, if it
 
 An average hides the one taste that a base cannot see, so every word is gated by itself: read off a
 single response in 99 % of the cases, and descriptions followed in 95 %, in each world, on unseen
-users and unseen topics. A base that falls short is written only with --below_gate=accept.
+users and unseen topics, and once more where a user's usual kind of answer would be wrong. A base
+that falls short is written only with --below_gate=accept.
 
 python experiments/publish_base.py --workdir=runs/base --out=runs/base/published
 """
@@ -54,7 +55,8 @@ def measure(writer: Writer, c: ml_collections.ConfigDict, users: int) -> dict[st
     users: asked and read in each world.
 
   Returns:
-    {world: {"following": {topics: mean}, "following_ci95": ..., "reading": {word: share}}}.
+    {world: {"following": {topics: mean}, "following_ci95": ..., "following_seldom": {topics: mean},
+    "reading": {word: share}}}; of `following_seldom` nothing where no prompt is seldom.
   """
   found = {}
   for name in data.WORLDS:
@@ -65,9 +67,18 @@ def measure(writer: Writer, c: ml_collections.ConfigDict, users: int) -> dict[st
       )
       for topics in ("train", "unseen")
     }
+    seldom = {
+      topics: base_quality.following_seldom(
+        world, writer, _SAMPLED, topics=topics, users=users, seed=0
+      )
+      for topics in by_topics
+    }
     found[name] = {
       "following": {topics: interval.mean for topics, interval in by_topics.items()},
       "following_ci95": {topics: interval.ci for topics, interval in by_topics.items()},
+      "following_seldom": {
+        topics: interval.mean for topics, interval in seldom.items() if interval is not None
+      },
       "reading": base_quality.reading(world, writer, _GREEDY, pairs=users, seed=0),
     }
     print(f"{name}: {summary(found[name])}", flush=True)
@@ -78,7 +89,11 @@ def summary(quality: dict[str, Any]) -> str:
   """One line on a world."""
   worst = min(quality["reading"], key=quality["reading"].__getitem__)
   shares = ", ".join(f"{topics} topics {x:.3f}" for topics, x in quality["following"].items())
-  return f"following {shares}; reading, worst word {worst!r}: {quality['reading'][worst]:.3f}"
+  seldom = ", ".join(f"{x:.3f}" for x in quality["following_seldom"].values())
+  return (
+    f"following {shares}{f' (seldom kinds {seldom})' if seldom else ''};"
+    f" reading, worst word {worst!r}: {quality['reading'][worst]:.3f}"
+  )
 
 
 def below_gate(quality: dict[str, dict[str, Any]]) -> list[str]:
@@ -88,6 +103,9 @@ def below_gate(quality: dict[str, dict[str, Any]]) -> list[str]:
     for topics, share in q["following"].items():
       if share < FOLLOWING:
         found.append(f"{world}, {topics} topics: following {share:.3f}, expected {FOLLOWING}")
+    for topics, share in q["following_seldom"].items():
+      if share < FOLLOWING:
+        found.append(f"{world}, {topics} topics: seldom kinds {share:.3f}, expected {FOLLOWING}")
     for word, share in q["reading"].items():
       if share < READING:
         found.append(f"{world}: reading of {word!r} {share:.3f}, expected {READING}")

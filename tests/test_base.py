@@ -231,14 +231,23 @@ def publish():
 
 
 def test_an_average_hides_no_word_from_the_gate(publish):
-  good = {"following": {"train": 0.96, "unseen": 0.95}, "reading": {"long": 1.0, "short": 0.99}}
+  good = {
+    "following": {"train": 0.96, "unseen": 0.95},
+    "following_seldom": {},
+    "reading": {"long": 1.0, "short": 0.99},
+  }
   assert publish["below_gate"]({"reviews": good, "elix": good}) == []
   blind = good | {"reading": {"long": 1.0, "short": 0.98}}
-  deaf = good | {"following": {"train": 0.99, "unseen": 0.94}}
+  deaf = good | {
+    "following": {"train": 0.99, "unseen": 0.94},
+    "following_seldom": {"train": 0.3, "unseen": 0.96},
+  }
   assert publish["below_gate"]({"reviews": blind, "elix": deaf}) == [
     "reviews: reading of 'short' 0.980, expected 0.99",
     "elix, unseen topics: following 0.940, expected 0.95",
+    "elix, train topics: seldom kinds 0.300, expected 0.95",
   ]
+  assert "(seldom kinds 0.300, 0.960)" in publish["summary"](deaf)
   assert "worst word 'short': 0.980" in publish["summary"](blind)
 
 
@@ -251,6 +260,7 @@ def test_what_is_measured_is_asked_of_every_world(publish, monkeypatch):
     return statistics.Interval(1.0, 0.9, 1.0, users)
 
   monkeypatch.setattr(base_quality, "following", following)
+  monkeypatch.setattr(base_quality, "following_seldom", lambda *a, **k: None)
   monkeypatch.setattr(base_quality, "reading", lambda *a, **k: {"long": 0.0})
   quality = publish["measure"](None, tiny_base.config(), 3)
   assert asked == [(w, t) for w in ("reviews", "elix", "roleplay") for t in ("train", "unseen")]

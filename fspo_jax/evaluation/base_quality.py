@@ -9,7 +9,7 @@ counted by word, because an average hides the one taste that a base cannot see.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from fspo_jax.preferences import Preference
 from fspo_jax.worlds.world import TopicSplit, World
 
 _RESAMPLES = 2000
+_LOOKED_AT = 32  # prompts, to find a user's most frequent best kind and another
 
 
 def following(
@@ -46,24 +47,46 @@ def following(
     seed: of users, prompts and responses.
   """
   rng = np.random.default_rng(seed)
-  everybody = world.users("unseen")
-  drawn = [everybody[i] for i in rng.integers(len(everybody), size=users)]
+  drawn = _drawn(world, users, rng)
   asked = [_prompts(world, topics, prompts, rng) for _ in drawn]
-  written = writer.respond(
-    [()] * users,
-    asked,
-    decoding,
-    seed=seed,
-    descriptions=[world.describe(user) for user in drawn],
-  )
-  best = []
-  for user, own, responses in zip(drawn, asked, written, strict=True):
-    tastes = world.tastes([user])[0]
-    for prompt, response in zip(own, responses, strict=True):
-      most = world.kind_rewards(tastes, prompt).max()
-      best.append(float(world.reward(user, prompt, response.text) >= most))
-  ids = np.repeat([world.user_id(user) for user in drawn], prompts)
-  return statistics.cluster_bootstrap(np.asarray(best), ids, resamples=_RESAMPLES)
+  return _followed(world, writer, decoding, drawn, asked, seed)
+
+
+def following_seldom(
+  world: World[Any],
+  writer: Writer,
+  decoding: Decoding,
+  *,
+  topics: TopicSplit,
+  users: int,
+  seed: int,
+) -> statistics.Interval | None:
+  """`following` of one prompt each for which a user's most frequent best kind is not right.
+
+  A base that answers every learner at their general level is right for most prompts, and looks as
+  if it followed: of these it has none.
+
+  Args:
+    world: as in `following`.
+    writer: the same.
+    decoding: the same.
+    topics: the same.
+    users: how many are drawn. Who has no such prompt among 32 is left out.
+    seed: of users, prompts and responses.
+
+  Returns:
+    The share, or None where nobody has such prompts.
+  """
+  rng = np.random.default_rng(seed)
+  found = []
+  for user in _drawn(world, users, rng):
+    prompt = _seldom(world, user, _prompts(world, topics, _LOOKED_AT, rng))
+    if prompt is not None:
+      found.append((user, [prompt]))
+  if not found:
+    return None
+  drawn, asked = zip(*found, strict=True)
+  return _followed(world, writer, decoding, drawn, asked, seed)
 
 
 def reading(
@@ -103,6 +126,46 @@ def reading(
         seen[word] += 1
         right[word] += len(found) == len(words) and found[place] == word
   return {word: right[word] / count for word, count in sorted(seen.items())}
+
+
+def _drawn(world: World[Any], users: int, rng: np.random.Generator) -> list[Any]:
+  everybody = world.users("unseen")
+  return [everybody[i] for i in rng.integers(len(everybody), size=users)]
+
+
+def _followed(
+  world: World[Any],
+  writer: Writer,
+  decoding: Decoding,
+  drawn: Sequence[Any],
+  asked: Sequence[Sequence[str]],
+  seed: int,
+) -> statistics.Interval:
+  """The share of responses under gold descriptions that are what their user likes best."""
+  written = writer.respond(
+    [()] * len(drawn),
+    asked,
+    decoding,
+    seed=seed,
+    descriptions=[world.describe(user) for user in drawn],
+  )
+  best = []
+  for user, own, responses in zip(drawn, asked, written, strict=True):
+    tastes = world.tastes([user])[0]
+    for prompt, response in zip(own, responses, strict=True):
+      most = world.kind_rewards(tastes, prompt).max()
+      best.append(float(world.reward(user, prompt, response.text) >= most))
+  ids = np.repeat([world.user_id(user) for user in drawn], len(asked[0]))
+  return statistics.cluster_bootstrap(np.asarray(best), ids, resamples=_RESAMPLES)
+
+
+def _seldom(world: World[Any], user: Any, prompts: Sequence[str]) -> str | None:
+  """The first prompt for which the user's most frequent best kind is none of the best."""
+  tastes = world.tastes([user])[0]
+  rewards = [world.kind_rewards(tastes, prompt) for prompt in prompts]
+  best = [set(np.flatnonzero(own == own.max()).tolist()) for own in rewards]
+  usual, _ = collections.Counter(kind for kinds in best for kind in kinds).most_common(1)[0]
+  return next((p for p, kinds in zip(prompts, best, strict=True) if usual not in kinds), None)
 
 
 def _prompts(

@@ -27,6 +27,7 @@ class Reader:
   world: object
   blind_to: str = ""
   deaf: float = 0.0
+  general: bool = False
 
   def respond(self, users, prompts, decoding, *, seed, descriptions=None):
     rng = np.random.default_rng(seed)
@@ -37,6 +38,8 @@ class Reader:
     return answers
 
   def _answer(self, rng, shots, description, prompt):
+    if description is not None and self.general:
+      description = description.partition(";")[0]  # and none of the exceptions
     if description is not None and rng.random() >= self.deaf:
       return self.world.best_response(rng, self.world.read(description), prompt)
     if description is not None:
@@ -64,6 +67,24 @@ def test_who_does_not_listen_is_found_out(world):
   half = _following(world, Reader(world, deaf=0.5), users=1000)
   assert half.mean == pytest.approx(0.5, abs=0.03)  # 3000 answers: 3.3 standard errors
   assert half.low < half.mean < half.high and half.high - half.low < 0.1
+
+
+def _seldom(world, reader):
+  return base_quality.following_seldom(world, reader, GREEDY, topics="unseen", users=80, seed=0)
+
+
+def test_who_answers_all_at_the_general_level_is_found_out():
+  """Of 11 subjects two are exceptions: 9 of 11 answers are right, and none of the seldom ones."""
+  world = WORLDS[1]
+  general = Reader(world, general=True)
+  assert _following(world, general).mean == pytest.approx(9 / 11, abs=0.08)
+  assert _seldom(world, general).mean == 0.0
+  assert _seldom(world, Reader(world)).mean == 1.0
+
+
+def test_where_one_kind_is_always_best_no_prompt_is_seldom():
+  assert _seldom(WORLDS[0], Reader(WORLDS[0])) is None
+  assert _seldom(WORLDS[2], Reader(WORLDS[2])).mean == 1.0
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
