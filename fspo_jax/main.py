@@ -22,7 +22,7 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from fspo_jax import checks, compiled, data, logs, paths, preemption, processes, recipe
+from fspo_jax import checks, compiled, data, host_memory, logs, paths, preemption, processes, recipe
 from fspo_jax.episodes.batching import RowOverflowError
 from fspo_jax.synthesis import pipeline
 from fspo_jax.synthesis.jobs import parse_shard
@@ -82,6 +82,7 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   config, factory, plan = _CONFIG.value, None, None
+  host_memory.keep_freed()
   try:
     processes.initialize(_DISTRIBUTED.value)
     logs.set_up(logging.INFO if processes.first() else logging.WARNING)
