@@ -14,8 +14,9 @@ python -m fspo_jax.main --config=experiments/base.py:continued --workdir=runs/ba
   --config.base=FOLDER
 
 and so do `base.py:reading`, with more about what reviews are like, `base.py:levels`, with more
-about who knows what of which subject, `base.py:subjects`, with more answers by it, and
-`base.py:topics`, with more about what topics are that it never answers on.
+about who knows what of which subject, `base.py:subjects`, with more answers by it,
+`base.py:topics`, with more about what topics are that it never answers on, and
+`base.py:rehearsal`, with all of it once more.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,7 @@ _PARTS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
   "levels": presets.worlds_base_levels,
   "subjects": presets.worlds_base_subjects,
   "topics": presets.worlds_base_topics,
+  "rehearsal": presets.worlds_base_rehearsal,
 }
 
 

@@ -33,7 +33,7 @@ _USERS = flags.DEFINE_integer("users", 200, "Users asked, and pairs read, in eac
 _PART = flags.DEFINE_enum(
   "part",
   "first",
-  ["first", "continued", "reading", "levels", "subjects", "topics"],
+  ["first", "continued", "reading", "levels", "subjects", "topics", "rehearsal"],
   "What of experiments/base.py the run is.",
 )
 _BELOW_GATE = flags.DEFINE_enum(
