@@ -155,7 +155,8 @@ class Cloud:
 
   def add(self, name: str, body: str, log: bool = True) -> None:
     """Puts a program on the PATH."""
-    first = 'printf "%q " "$(basename "$0")" "$@" >>"$FAKE/log"; echo >>"$FAKE/log"\n'
+    # In one write: calls at the same time would come between a line and its end.
+    first = 'printf -v line "%q " "$(basename "$0")" "$@"; printf "%s\\n" "$line" >>"$FAKE/log"\n'
     path = self.bin / name
     path.write_text("#!/bin/bash\n" + (first if log else "") + body)
     path.chmod(0o755)
