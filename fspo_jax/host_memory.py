@@ -4,7 +4,7 @@
 
 The C library gives large arrays back to the kernel as soon as they are freed, and every step asks
 for the same ones anew, whose pages the kernel has to find and clear. On two cores of a virtual
-machine that was a quarter to half of a step (experiments/benchmarks/README.md).
+machine that was about a quarter of a step (experiments/benchmarks/README.md).
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@ from typing import Any
 from absl import app
 from absl import logging as absl_logging
 
-from fspo_jax import host_memory
-
 
 def set_up(level: int = logging.INFO) -> None:
   """Our own messages from `level` on, with the time, on standard error.
@@ -30,10 +28,9 @@ def set_up(level: int = logging.INFO) -> None:
 
 
 def run(main: Callable[[list[str]], Any]) -> None:
-  """`absl.app.run` of a script, which then says what a run would say, and keeps its memory."""
+  """`absl.app.run` of a script, which then says what a run would say."""
 
   def with_messages(argv: list[str]) -> Any:
-    host_memory.keep_freed()
     set_up()
     return main(argv)
 
