@@ -12,6 +12,11 @@ from fspo_jax.episodes import pretraining
 # People of a synthetic set: nearly all that a world has.
 SET_USERS = {"reviews": 2800, "elix": 550, "elix_easy": 300, "roleplay": 1500}
 
+# Updates of a row of the tables. After 8 shots, reviews: .887 with 900, .921 with 1,800, .937 with
+# 4,000; roleplay: .697 with 900, .803 with 2,700 (experiments/README.md). Elix, whose rows are the
+# longest, learns nothing more after some 600 of 1,800.
+ROW_STEPS = {"reviews": 1800, "elix": 900, "elix_easy": 900, "roleplay": 1800}
+
 
 def use_base_shape(c: ml_collections.ConfigDict) -> None:
   """Gives a config the model of the worlds' base, and all of the language that it has read."""
@@ -303,8 +308,8 @@ def from_base(world: str) -> ml_collections.ConfigDict:
     world: 'reviews', whose episodes are made as they are needed, or 'elix', 'elix_easy' or
       'roleplay', of which a synthetic set is made first.
   """
-  if world not in ("reviews", "elix", "elix_easy", "roleplay"):
-    raise ValueError(f"world={world!r}: expected 'reviews', 'elix', 'elix_easy' or 'roleplay'")
+  if world not in ROW_STEPS:
+    raise ValueError(f"world={world!r}: expected one of {tuple(ROW_STEPS)}")
   c = default() if world == "reviews" else synthetic_users(world.removesuffix("_easy"))
   if world == "elix_easy":
     c.elix_variant = "easy"
@@ -314,9 +319,7 @@ def from_base(world: str) -> ml_collections.ConfigDict:
   c.base = "published"
   use_base_shape(c)
   c.vocab_chunk = 3072
-  # After 8 shots, reviews: .887 with 900, .921 with 1,800, .937 with 4,000; roleplay: .697 with
-  # 900, .803 with 2,700 (experiments/README.md), which takes 40 minutes of a core.
-  c.preference.steps = 1800
+  c.preference.steps = ROW_STEPS[world]
   c.preference.queries = 1 if fresh else 6
   c.preference.row_tokens = c.preference.scored_tokens = 0  # what the texts take
   c.preference.curriculum.use = False

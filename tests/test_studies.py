@@ -131,6 +131,38 @@ def test_the_best_of_several_descriptions(run):
   assert people.measure(["", *texts[1:]])["win_rate"]["users"] > 1  # nothing was written of one
 
 
+def test_the_best_of_several_responses(run):
+  """Of one that is sampled as the evaluation does it is FSPO as it is evaluated."""
+  arguments = ("--n=1,3", "--temperatures=0.3,1", "--episodes=4", "--prompts=1")
+  record = _record(run, "responses", *arguments)
+  assert set(record["win_rate"]) == {"fspo"} and record["base_temperature"] == 0.3
+  by = record["win_rate"]["fspo"]
+  assert set(by) == {"0.3", "1.0"} and all(set(rates) == {"1", "3"} for rates in by.values())
+  people = described.DescribedUsers(recipe.reopen(run), users=4, prompts=1)
+  assert by["0.3"]["1"] == people.measure(None)["win_rate"]
+  assert by["1.0"]["3"]["users"] == by["0.3"]["1"]["users"] > 1
+  assert (run / "studies" / "responses.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["--n=x"], "--n=x: expected integers of 1 or more"),
+    (["--n=0,2"], "--n=0,2: expected"),
+    (["--temperatures=0"], "--temperatures=0: expected numbers of more than 0"),
+    (["--temperatures=1,nan"], "--temperatures=1,nan: expected"),
+    (["--temperatures="], "--temperatures=: expected"),
+    (["--temperatures=warm"], "--temperatures=warm: expected"),
+  ],
+)
+def test_responses_that_cannot_be_sampled_are_refused_first(arguments, message):
+  with (
+    _study("responses", "--workdir=nowhere", *arguments) as study,
+    pytest.raises(app.UsageError, match=message),
+  ):
+    study["main"](["responses"])
+
+
 @pytest.mark.parametrize(
   "arguments, message",
   [

@@ -31,11 +31,8 @@ Margins = Float[np.ndarray, " episodes"]
 Describe = Callable[[Sequence[Episode]], list[list[str]]]
 
 
-class Contender(Protocol):
-  """A method in the evaluation."""
-
-  def margins(self, episodes: Sequence[Episode]) -> list[Margins]:
-    """The margin of each episode's query after 0, 1, ... of its shots; nan where not measured."""
+class Player(Protocol):
+  """Who answers prompts, in a match against others."""
 
   def respond(
     self,
@@ -46,6 +43,13 @@ class Contender(Protocol):
     seed: int,
   ) -> list[list[Written]]:
     """A response to each prompt of each episode's user, of whom all shots are known."""
+
+
+class Contender(Player, Protocol):
+  """A method in the evaluation."""
+
+  def margins(self, episodes: Sequence[Episode]) -> list[Margins]:
+    """The margin of each episode's query after 0, 1, ... of its shots; nan where not measured."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.evaluation import statistics
-from fspo_jax.evaluation.contenders import Contender
+from fspo_jax.evaluation.contenders import Player
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.worlds.world import World
@@ -73,7 +73,7 @@ def play(
   users: Sequence[Any],
   episodes: Sequence[Episode],
   prompts: Sequence[Sequence[str]],
-  players: Mapping[str, Contender],
+  players: Mapping[str, Player],
   decoding: Decoding,
   *,
   seed: int,
@@ -98,7 +98,7 @@ def play(
   responses, rewards, unfinished = {}, {}, {}
 
   def answer(
-    player: Contender, player_seed: int
+    player: Player, player_seed: int
   ) -> tuple[list[list[str]], Float[np.ndarray, "users prompts"], float]:
     written = player.respond(episodes, prompts, decoding, seed=player_seed)
     texts = [[w.text for w in own] for own in written]

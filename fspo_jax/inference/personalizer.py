@@ -11,29 +11,22 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
-import functools
 from typing import Any
 
-import jax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 import numpy as np
 
-from fspo_jax import losses
-from fspo_jax.episodes import batching
-from fspo_jax.episodes.sampling import Episode
-from fspo_jax.episodes.templates import Layout, Role
+from fspo_jax.episodes.templates import Role
 from fspo_jax.inference import sampler
+from fspo_jax.inference.rewards import ImplicitReward
 from fspo_jax.inference.sampler import Decoding, Run
 from fspo_jax.inference.writer import Writer
-from fspo_jax.models import scoring, transformer
 from fspo_jax.preferences import Preference
 from fspo_jax.training import step
 
 # A preference, or the same as a record has it: {"prompt": ..., "chosen": ..., "rejected": ...}.
 PreferenceLike = Preference | Mapping[str, str]
 
-_BUCKET = 64  # tokens; a row is rounded up to it, so that few shapes are compiled
-_ROWS, _SHOTS = 8, 8  # rows that are scored at once; their shots are rounded up to a multiple
 _CUT = "\ufffd"  # how a decoder writes a character of which bytes are still to come
 
 
@@ -61,7 +54,8 @@ class Personalizer:
       users: whose contexts are kept, those least recently asked about forgotten first.
     """
     self.writer, self.reference, self.objective = writer, reference, objective
-    self._vocab_chunk, self._users = vocab_chunk, users
+    self.reward = ImplicitReward(writer, reference, objective, vocab_chunk)
+    self._users = users
     self._contexts: collections.OrderedDict[Run, sampler.Context] = collections.OrderedDict()
 
   def describe(
@@ -153,6 +147,7 @@ class Personalizer:
     prompts: Sequence[Sequence[str]],
     *,
     descriptions: Sequence[str | None] | None = None,
+    best_of: int = 1,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -164,6 +159,7 @@ class Personalizer:
       users: the preferences of each.
       prompts: of each user, equally many.
       descriptions: of each user, or None.
+      best_of: responses that are sampled, of which the one that `rank` puts first is kept.
       max_new_tokens: a response is cut there.
       temperature: 0 is greedy.
       top_p: the smallest set of tokens with so much probability is sampled from.
@@ -173,15 +169,17 @@ class Personalizer:
       For each user, a response to each prompt.
 
     Raises:
-      ValueError: users have different numbers of prompts.
+      ValueError: users have different numbers of prompts; or several are to be sampled at
+        temperature 0, or by a model that has no rewards.
     """
-    written = self.writer.respond(
-      [_preferences(own) for own in users],
-      prompts,
-      Decoding(temperature, top_p, max_new_tokens),
-      seed=seed,
-      descriptions=descriptions,
-    )
+    known = [_preferences(own) for own in users]
+    decoding = Decoding(temperature, top_p, max_new_tokens)
+    if best_of == 1:
+      written = self.writer.respond(known, prompts, decoding, seed=seed, descriptions=descriptions)
+    else:
+      written = self.reward.respond(
+        known, prompts, decoding, n=best_of, seed=seed, descriptions=descriptions
+      )
     return [[response.text for response in own] for own in written]
 
   def rank(
@@ -189,10 +187,7 @@ class Personalizer:
   ) -> Float[np.ndarray, " responses"]:
     """The implicit reward of each response: the higher, the better the user should like it.
 
-    beta * (log pi(response | preferences, prompt) - log pi_ref(the same)), each per token if the
-    policy was trained so (DPO's implicit reward, arXiv 2305.18290, section 4); without the
-    reference for objectives that have none. Only differences between responses to one prompt mean
-    anything.
+    See `rewards.ImplicitReward`. Only differences between responses to one prompt mean anything.
 
     Args:
       preferences: of the user, oldest first.
@@ -202,12 +197,7 @@ class Personalizer:
     Raises:
       ValueError: the model was not trained on preferences, or its reference is not at hand.
     """
-    self._check_rewards()
-    if not responses:
-      return np.zeros(0, np.float32)
-    return self._rewards(self._tree(_preferences(preferences), prompt, responses))[
-      0, : len(responses)
-    ]
+    return self.reward.of(_preferences(preferences), prompt, responses)
 
   def margins(
     self,
@@ -226,50 +216,9 @@ class Personalizer:
     Raises:
       ValueError: as `rank` does.
     """
-    self._check_rewards()
-    if not contexts or not pairs[0]:
-      return np.zeros((len(contexts), 0), np.float32)
-    episodes = [
-      Episode("", tuple(_preferences(shots)), tuple(_preferences(asked)))
-      for shots, asked in zip(contexts, pairs, strict=True)
-    ]
-    # After as many shots as each has; rounded up, so that few shapes are compiled.
-    most = -(-max(1, *(len(e.shots) for e in episodes)) // _SHOTS) * _SHOTS
-    layout, count = Layout(query_shots=(most,)), len(pairs[0])
-    form = self.writer.formatter
-    packing = batching.fit_packing(
-      episodes, form, layout, most, queries=count, multiple=4 * _BUCKET
+    return self.reward.margins(
+      [_preferences(shots) for shots in contexts], [_preferences(asked) for asked in pairs]
     )
-    rows = batching.Rows(lambda i: episodes[i % len(episodes)], form, layout, packing)
-    together = min(_ROWS, len(episodes))
-    found = []
-    for first in range(0, len(episodes), together):
-      batch = batching.stack([rows(i) for i in range(first, first + together)])
-      rewards = self._rewards(batch)
-      better, worse = (
-        np.take_along_axis(rewards, np.asarray(of)[:, :count], 1)
-        for of in (batch.pair_chosen, batch.pair_rejected)
-      )
-      found.append(better - worse)
-    return np.concatenate(found)[: len(episodes)]
-
-  def _check_rewards(self) -> None:
-    """ValueError for a model that has no implicit rewards."""
-    objective = self.objective
-    if objective is None or not objective.needs_pairs:
-      raise ValueError("found a model that was not trained on preferences: it has no rewards")
-    if objective.needs_reference and self.reference is None:
-      raise ValueError(
-        f"the rewards of loss.name={objective.name!r} compare with the reference, which is not "
-        "beside this checkpoint; load the run's directory"
-      )
-
-  def _rewards(self, batch: batching.TreeBatch) -> Float[np.ndarray, "rows segments"]:
-    """The implicit reward of every segment."""
-    values = self._scores(self.writer.params, batch)
-    if self.objective.needs_reference:
-      values = values - self._scores(self.reference, batch)
-    return self.objective.beta * np.asarray(values)
 
   def generate(
     self,
@@ -344,37 +293,6 @@ class Personalizer:
     while len(self._contexts) > self._users:
       self._contexts.popitem(last=False)
     return self._contexts[run]
-
-  def _tree(
-    self, shots: Sequence[Preference], prompt: str, responses: Sequence[str]
-  ) -> batching.TreeBatch:
-    """One row: the shots once, and every response as a segment of its own after them."""
-    layout = Layout(query_shots=(len(shots),), rejected=False)
-    queries = tuple(Preference(prompt, response, "") for response in responses)
-    episode = Episode("", tuple(shots), queries)
-    form = self.writer.formatter
-    packing = batching.fit_packing(
-      [episode], form, layout, len(shots), queries=len(responses), multiple=_BUCKET
-    )
-    return batching.stack([batching.Rows(lambda _: episode, form, layout, packing)(0)])
-
-  def _scores(self, params: dict, batch: batching.TreeBatch) -> Float[Array, "rows segments"]:
-    return _scores(
-      self.writer.model, params, batch, self._vocab_chunk, self.objective.length_normalize
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _scores(
-  model: transformer.Transformer,
-  params: dict,
-  batch: batching.TreeBatch,
-  vocab_chunk: int,
-  length_normalize: bool,
-) -> Float[Array, "rows segments"]:
-  """Log-probability of every response, or its mean over tokens."""
-  scores = scoring.segment_scores(model, params, batch, chunk=vocab_chunk)
-  return losses.normalize(scores.logprob, scores.length, length_normalize)
 
 
 def _preferences(given: Sequence[PreferenceLike]) -> list[Preference]:

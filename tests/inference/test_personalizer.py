@@ -20,6 +20,7 @@ from fspo_jax.episodes.templates import Role
 from fspo_jax.inference import sampler
 from fspo_jax.inference.personalizer import Personalizer
 from fspo_jax.inference.sampler import Decoding
+from fspo_jax.inference.writer import Writer, Written
 from fspo_jax.models import transformer
 from fspo_jax.preferences import Preference
 from tests import tiny
@@ -208,6 +209,50 @@ def test_margins_of_many_are_differences_of_ranks(personalizer, shots):
   assert personalizer.margins([shots], [[]]).shape == (1, 0)
 
 
+def test_the_best_of_several_is_the_one_that_ranks_first(personalizer, shots):
+  """Of what the engine writes to a prompt that is asked as often; of one there is no choice."""
+  how = {"temperature": 1.0, "max_new_tokens": 3, "seed": 3}
+  users, prompts, told = [shots, []], [[PROMPT, "Why?"], ["So?", PROMPT]], ["Likes it.", None]
+  writer, decoding = personalizer.writer, Decoding(1.0, 1.0, 3)
+  found = personalizer.respond_many(users, prompts, descriptions=told, best_of=4, **how)
+  repeated = [[prompt for prompt in own for _ in range(4)] for own in prompts]
+  written = writer.respond(users, repeated, decoding, seed=3, descriptions=told)
+  chosen = []
+  for known, asked, own, best in zip(users, prompts, written, found, strict=True):
+    for i, prompt in enumerate(asked):
+      four = own[4 * i : 4 * i + 4]
+      texts = [w.text for w in four if w.finished] or [w.text for w in four]
+      order = np.argsort(-personalizer.rank(known, prompt, texts))
+      assert best[i] == texts[order[0]]
+      chosen.append(best[i] == four[0].text)
+  assert not all(chosen)
+  alone = personalizer.respond_many(users, prompts, descriptions=told, **how)
+  one = personalizer.reward.respond(users, prompts, decoding, n=1, seed=3, descriptions=told)
+  assert [[w.text for w in own] for own in one] == alone
+
+
+def test_a_response_that_was_cut_is_the_best_only_of_such(personalizer, shots, monkeypatch):
+  reward = personalizer.reward
+  ends = [(False, True, False, True), (False, False, False, False)]
+  texts = [RESPONSES[0], RESPONSES[1], RESPONSES[2], "No."]
+
+  def written(self, users, prompts, decoding, **how):
+    del self, users, prompts, decoding, how
+    return [[Written(t, end) for own in ends for t, end in zip(texts, own, strict=True)]]
+
+  monkeypatch.setattr(Writer, "respond", written)
+  values = reward.of(shots, PROMPT, texts)
+  ((whole, cut),) = reward.respond([shots], [[PROMPT] * 2], Decoding(1.0, 1.0, 8), n=4, seed=0)
+  assert whole == Written(texts[1 if values[1] >= values[3] else 3], True)
+  assert cut == Written(texts[int(np.argmax(values))], False)
+
+
+def test_there_is_no_best_of_none_nor_of_equals(personalizer, shots):
+  for n, temperature in ((0, 1.0), (2, 0.0)):
+    with pytest.raises(ValueError, match=f"found {n} responses at temperature {temperature}"):
+      personalizer.respond_many([shots], [[PROMPT]], best_of=n, temperature=temperature)
+
+
 def test_who_has_no_rewards_says_so(workdir, shots, tmp_path):
   with pytest.raises(ValueError, match="was not trained on preferences"):
     fspo_jax.load(workdir / "checkpoints" / "sft").rank(shots, PROMPT, RESPONSES)
@@ -217,6 +262,8 @@ def test_who_has_no_rewards_says_so(workdir, shots, tmp_path):
   shutil.copytree(workdir / "checkpoints" / "preference", alone)
   with pytest.raises(ValueError, match="compare with the reference, which is not beside"):
     fspo_jax.load(alone).rank(shots, PROMPT, RESPONSES)
+  with pytest.raises(ValueError, match="compare with the reference, which is not beside"):
+    fspo_jax.load(alone).respond_many([shots], [[PROMPT]], best_of=2, temperature=1.0)
 
 
 def test_preferences_may_be_records(personalizer, shots):

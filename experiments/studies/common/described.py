@@ -14,7 +14,7 @@ import numpy as np
 from fspo_jax import recipe
 from fspo_jax.episodes.sampling import Episode
 from fspo_jax.evaluation import evaluate, win_rate
-from fspo_jax.evaluation.contenders import Contender, Margins, Prompted
+from fspo_jax.evaluation.contenders import Player, Prompted
 from fspo_jax.evaluation.methods import METHODS
 from fspo_jax.inference import rat
 from fspo_jax.inference.sampler import Decoding
@@ -107,20 +107,33 @@ class DescribedUsers:
     player = Prompted(METHODS[method], scorer, evaluation.write_descriptions, s.rat_episodes)
     accuracy, ci = evaluation.intervals({method: player.margins(told)})
     k = str(s.shots)
+    return {
+      "accuracy": {"mean": accuracy[method].get(k), "ci95": ci[method].get(k)},
+      "dropped_shots": scorer.facts["dropped_shots"],
+      "win_rate": self.play(method, player, told),
+    }
+
+  def play(
+    self, method: str, player: Player, episodes: Sequence[Episode] | None = None
+  ) -> dict[str, Any]:
+    """The win rate of a player against the base's responses, with its interval by user.
+
+    Args:
+      method: what it plays as; its randomness depends on that.
+      player: who answers.
+      episodes: what it is told of the users; None for what is known of them.
+    """
+    s = self.settings
     match = win_rate.play(
       self.world,
       self.users,
-      told,
+      self.episodes if episodes is None else episodes,
       self._prompts,
       {"base": self._base, method: player},
       Decoding(s.temperatures[0], s.top_p, s.max_response_tokens),
       seed=self.seed,
     )
-    return {
-      "accuracy": {"mean": accuracy[method].get(k), "ci95": ci[method].get(k)},
-      "dropped_shots": scorer.facts["dropped_shots"],
-      "win_rate": match.interval(method, evaluation.user_ids, s.bootstrap),
-    }
+    return match.interval(method, self._evaluation.user_ids, s.bootstrap)
 
   def f1(self, texts: Sequence[str]) -> float:
     """The mean F1 of descriptions' tastes with those of the users."""
@@ -129,14 +142,11 @@ class DescribedUsers:
 
 
 class _Kept:
-  """A contender that is always asked the same, and answers once for each seed."""
+  """A player that is always asked the same, and answers once for each seed."""
 
-  def __init__(self, contender: Contender) -> None:
-    self._contender = contender
+  def __init__(self, player: Player) -> None:
+    self._player = player
     self._answers: dict[int, list[list[Written]]] = {}
-
-  def margins(self, episodes: Sequence[Episode]) -> list[Margins]:
-    return self._contender.margins(episodes)
 
   def respond(
     self,
@@ -147,5 +157,5 @@ class _Kept:
     seed: int,
   ) -> list[list[Written]]:
     if seed not in self._answers:
-      self._answers[seed] = self._contender.respond(episodes, prompts, decoding, seed=seed)
+      self._answers[seed] = self._player.respond(episodes, prompts, decoding, seed=seed)
     return self._answers[seed]
