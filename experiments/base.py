@@ -16,28 +16,15 @@ python -m fspo_jax.main --config=experiments/base.py:continued --workdir=runs/ba
 and so do `base.py:reading`, with more about what reviews are like, `base.py:levels`, with more
 about who knows what of which subject, `base.py:subjects`, with more answers by it,
 `base.py:topics`, with more about what topics are that it never answers on, and
-`base.py:rehearsal`, with all of it once more.
+`base.py:rehearsal`, with all of it once more. `--config.base=scratch` of a run that starts from the
+base makes all of them, one after another (`fspo_jax/base_parts.py`).
 """
-
-from collections.abc import Callable
 
 import ml_collections
 
-from fspo_jax import presets
-
-_PARTS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
-  "first": presets.worlds_base,
-  "continued": presets.worlds_base_continued,
-  "reading": presets.worlds_base_reading,
-  "levels": presets.worlds_base_levels,
-  "subjects": presets.worlds_base_subjects,
-  "topics": presets.worlds_base_topics,
-  "rehearsal": presets.worlds_base_rehearsal,
-}
+from fspo_jax import base_parts
 
 
 def get_config(part: str = "first") -> ml_collections.ConfigDict:
   """The config of the experiment; `part` is 'first', or one that goes on from a base."""
-  if part not in _PARTS:
-    raise ValueError(f"found {part!r} after the colon, expected one of {tuple(_PARTS)}")
-  return _PARTS[part]()
+  return base_parts.config(part)

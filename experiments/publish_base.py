@@ -21,7 +21,7 @@ from absl import app, flags
 import ml_collections
 
 from fspo_jax import base as base_lib
-from fspo_jax import data, logs
+from fspo_jax import base_parts, data, logs
 from fspo_jax.evaluation import base_quality, results
 from fspo_jax.inference.sampler import Decoding
 from fspo_jax.inference.writer import Writer
@@ -33,7 +33,7 @@ _USERS = flags.DEFINE_integer("users", 200, "Users asked, and pairs read, in eac
 _PART = flags.DEFINE_enum(
   "part",
   "first",
-  ["first", "continued", "reading", "levels", "subjects", "topics", "rehearsal"],
+  list(dict.fromkeys(base_parts.CHAIN)),
   "What of experiments/base.py the run is.",
 )
 _BELOW_GATE = flags.DEFINE_enum(

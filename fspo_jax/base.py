@@ -169,6 +169,11 @@ def save(
   (path / "curves.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def rounded(params: dict) -> dict:
+  """Parameters as a folder of ours gives them back: what it keeps is bfloat16."""
+  return jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params)
+
+
 def check_fits(base: ml_collections.ConfigDict, c: ml_collections.ConfigDict) -> None:
   """Refuses a base that a run's config is not about.
 

@@ -10,7 +10,7 @@ import datetime
 import jax
 import ml_collections
 
-from fspo_jax import base, reference, sharding
+from fspo_jax import base, base_parts, reference, sharding
 from fspo_jax import config as config_lib
 from fspo_jax import rows as rows_lib
 from fspo_jax.episodes.templates import Role
@@ -221,7 +221,9 @@ def check(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
       "VPL trains all parameters and an encoder"
     )
   reference.check(c)
-  if c.base and c.base != "scratch":
+  if c.base == "scratch":  # refused now, and not after the hours that it takes
+    base.check_fits(base_parts.config(base_parts.CHAIN[0], world_seed=c.world_seed), c)
+  elif c.base:
     base.check(c)
   if c.evaluation.rows % sharding.batch_shards(mesh):
     raise ValueError(

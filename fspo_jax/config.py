@@ -41,7 +41,7 @@ def default() -> ml_collections.ConfigDict:
   # What is run, in the order of STAGES. A model comes from the stage 'base', or is made by
   # 'tokenizer' and 'sft'; what 'sft' trains, else the base, is the reference of 'preference'.
   c.stages = ("tokenizer", "sft", "preference", "evaluate")
-  c.base = ""  # of the stage 'base': 'published', 'scratch' (pretrained first, hours), or a folder
+  c.base = ""  # of the stage 'base': 'published', 'scratch' (made here, hours), or a folder
   c.world_seed = 0  # of worlds: which users and topics are unseen; a base was kept from the same
 
   c.data = ml_collections.ConfigDict()

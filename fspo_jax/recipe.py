@@ -17,13 +17,13 @@ import ml_collections
 
 from fspo_jax import base as base_lib
 from fspo_jax import (
+  base_parts,
   checkpoints,
   checks,
   export,
   outcome,
   paths,
   preemption,
-  presets,
   processes,
   updates,
 )
@@ -130,10 +130,19 @@ def _count(params: Any) -> int:
 class Recipe:
   """Runs the stages of a plan in a directory."""
 
-  def __init__(self, plan: Plan, workdir: Workdir, profile: int = 0) -> None:
-    """A recipe that has run no stage; `profile` steps of each that trains are recorded."""
+  def __init__(
+    self, plan: Plan, workdir: Workdir, profile: int = 0, base: base_lib.Base | None = None
+  ) -> None:
+    """A recipe that has run no stage.
+
+    Args:
+      plan: what will be done.
+      workdir: where.
+      profile: steps of each stage that trains that are recorded.
+      base: what the stage 'base' gets; None for what the config says.
+    """
     self.plan, self.workdir, self.config = plan, workdir, plan.config
-    self.profile = profile
+    self.profile, self._base = profile, base
 
   def run(self) -> None:
     """Runs every stage of the config that is not finished, but for the synthesis."""
@@ -178,12 +187,10 @@ class Recipe:
   def base(self) -> None:
     """Gets the pretrained base: the published one, a folder's, or one that is pretrained here."""
     c, mesh, path = self.config, self.plan.mesh, self.workdir.path
-    if c.base == "scratch":
-      config = presets.worlds_base(c.seed, c.world_seed)
-      made = Recipe(make_plan(config), Workdir(path / "base", as_json(config)))
-      made.run()
-      model, formatter = made._model()
-      base = base_lib.Base(config, made._params("sft", model), formatter.tokenizer)
+    if self._base is not None:
+      base = self._base
+    elif c.base == "scratch":
+      base = self._pretrained()
     elif huggingface.is_checkpoint(base_lib.folder(c.base)):
       base = base_lib.load_hugging_face(c, mesh)
       self._keep_companions(base_lib.folder(c.base))
@@ -196,6 +203,22 @@ class Recipe:
       saved.set_broken_aside()
       if saved.latest_step() is None:
         saved.save(0, base.params, None, as_json(c), base.tokenizer.model)
+
+  def _pretrained(self) -> base_lib.Base:
+    """The base of the worlds, made here part by part; what is finished of it is kept."""
+    c, found = self.config, None
+    for i, part in enumerate(base_parts.CHAIN):
+      _LOG.info("base: part %d of %d, %r", i + 1, len(base_parts.CHAIN), part)
+      config = base_parts.config(part, c.seed * len(base_parts.CHAIN) + i, c.world_seed)
+      if found is not None:
+        config.base = c.base
+      workdir = Workdir(self.workdir.path / "base" / f"{i}_{part}", as_json(config))
+      made = Recipe(make_plan(config), workdir, base=found)
+      made.run()
+      model, formatter = made._model()
+      params = base_lib.rounded(made._params("sft", model))
+      found = base_lib.Base(config, params, formatter.tokenizer)
+    return found
 
   def _keep_companions(self, folder: pathlib.Path) -> None:
     """Keeps what else a Hugging Face folder says, so that what is trained goes back like it."""

@@ -13,7 +13,7 @@ import pytest
 import safetensors.flax
 
 from fspo_jax import base as base_lib
-from fspo_jax import checks, data, paths, presets, recipe, sharding
+from fspo_jax import base_parts, checks, data, paths, presets, recipe, sharding
 from fspo_jax import config as config_lib
 from fspo_jax.episodes import on_policy, pretraining, templates
 from fspo_jax.episodes.sampling import DescriptionPair, ShotsAsked, WorldEpisodes
@@ -147,6 +147,62 @@ def test_a_base_that_cannot_be_used_is_refused_by_name(tmp_path):
   safetensors.flax.save_file(weights, tmp_path / "model.safetensors")
   with pytest.raises(base_lib.BaseError, match=r"final_norm\.scale: found the shape None"):
     base_lib.load(tmp_path, mesh)
+
+
+def test_a_base_from_scratch_is_what_its_parts_one_after_another_make(tmp_path, monkeypatch):
+  """Each started by itself from the folder of the one before; and what is finished is kept."""
+  whole = base_parts.config
+  small = {f"model.{key}": value for key, value in tiny_base.SHAPE.items()}
+  small |= {"tokenizer.corpus_lines": 2000, "tokenizer.vocab_size": 1216}
+  small |= {"sft.steps": 2, "sft.row_episodes": 1, "sft.window_rows": 1, "sft.rows_per_step": 1}
+  small |= {"sft.row_tokens": 3200, "sft.scored_tokens": 2800, "sft.optimizer.warmup_steps": 0}
+
+  def config(*args, **how):
+    found = whole(*args, **how)
+    found.update_from_flattened_dict(small)
+    return found
+
+  monkeypatch.setattr(base_parts, "config", config)
+  monkeypatch.setattr(base_parts, "CHAIN", ("first", "levels", "topics"))
+  run = presets.from_base("reviews")
+  run.update_from_flattened_dict({key: small[key] for key in small if "model." in key})
+  run.stages, run.base, run.seed = ("base", "evaluate"), "scratch", 2
+  run.evaluation.methods = ("base",)
+
+  def made(c, path):
+    found = recipe.Recipe(recipe.make_plan(c), Workdir(path, recipe.as_json(c)))
+    return found
+
+  whole_chain = made(run, tmp_path / "run")
+  whole_chain.base()
+  for i, part in enumerate(base_parts.CHAIN):
+    c = config(part, 6 + i, 0)
+    if i:
+      c.base = str(tmp_path / f"published{i - 1}")
+    here = made(c, tmp_path / part)
+    here.run()
+    writer = Writer.load(tmp_path / part / "checkpoints" / "sft")
+    base = base_lib.Base(c, writer.params, writer.formatter.tokenizer)
+    base_lib.save(tmp_path / f"published{i}", base, provenance={}, curves=[])
+  expected = base_lib.load(tmp_path / "published2", sharding.make_mesh(1))
+  found = Writer.load(tmp_path / "run" / "checkpoints" / "base")
+  assert jax.tree.all(jax.tree.map(np.array_equal, found.params, expected.params))
+  assert found.formatter.tokenizer.model == expected.tokenizer.model
+  assert Writer.load(tmp_path / "topics" / "checkpoints" / "base").params.keys()
+
+  def no_more(self):
+    raise AssertionError(f"{self.workdir.path}: trains again")
+
+  monkeypatch.setattr(recipe.Recipe, "sft", no_more)
+  whole_chain.base()
+  run.model.layers = 2
+  with pytest.raises(base_lib.BaseError, match=r"scratch'.*model\.layers': 1"):
+    recipe.make_plan(run)
+
+
+def test_a_part_that_there_is_not_is_refused():
+  with pytest.raises(ValueError, match=r"found the part 'more', expected one of \('first', "):
+    base_parts.config("more")
 
 
 def test_a_base_of_another_shape_or_of_other_unseen_users_is_refused():
