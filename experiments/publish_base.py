@@ -31,10 +31,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run of experiments/base.py.
 _OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 _USERS = flags.DEFINE_integer("users", 200, "Users asked, and pairs read, in each world.")
 _PART = flags.DEFINE_enum(
-  "part",
-  "first",
-  list(dict.fromkeys(base_parts.CHAIN)),
-  "What of experiments/base.py the run is.",
+  "part", "first", list(base_parts.PARTS), "What of experiments/base.py the run is."
 )
 _BELOW_GATE = flags.DEFINE_enum(
   "below_gate", "refuse", ["refuse", "accept"], "What to do with a base that falls short."

@@ -19,6 +19,7 @@ from fspo_jax.episodes import pretraining
 # What came with the package was made so, each with its place here for a seed: another one than any
 # before, or it would see the same documents again.
 CHAIN = ("first", "continued", "reading", "levels", "levels", "subjects", "topics", "rehearsal")
+PARTS = tuple(dict.fromkeys(CHAIN))
 
 # Of each part that goes on from another: the part whose config it changes, and the changes.
 _CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,15 +98,15 @@ def config(part: str, seed: int | None = None, world_seed: int = 0) -> ml_collec
   """The config of a part.
 
   Args:
-    part: one of `CHAIN`.
-    seed: of the documents, and of the first part's parameters; None for its (first) place there.
+    part: one of `PARTS`.
+    seed: of the documents, and of the first part's parameters; None for its first place in `CHAIN`.
     world_seed: of the worlds: which users and topics stay unseen.
 
   Raises:
     ValueError: there is no such part.
   """
-  if part not in CHAIN:
-    raise ValueError(f"found the part {part!r}, expected one of {tuple(dict.fromkeys(CHAIN))}")
+  if part not in PARTS:
+    raise ValueError(f"found the part {part!r}, expected one of {PARTS}")
   c = _config(part)
   c.seed, c.world_seed = CHAIN.index(part) if seed is None else seed, world_seed
   return c

@@ -211,7 +211,7 @@ class Recipe:
       _LOG.info("base: part %d of %d, %r", i + 1, len(base_parts.CHAIN), part)
       config = base_parts.config(part, c.seed * len(base_parts.CHAIN) + i, c.world_seed)
       if found is not None:
-        config.base = c.base
+        config.base = c.base  # the parts before it, which it is handed
       workdir = Workdir(self.workdir.path / "base" / f"{i}_{part}", as_json(config))
       made = Recipe(make_plan(config), workdir, base=found)
       made.run()

@@ -170,8 +170,7 @@ def test_a_base_from_scratch_is_what_its_parts_one_after_another_make(tmp_path, 
   run.evaluation.methods = ("base",)
 
   def made(c, path):
-    found = recipe.Recipe(recipe.make_plan(c), Workdir(path, recipe.as_json(c)))
-    return found
+    return recipe.Recipe(recipe.make_plan(c), Workdir(path, recipe.as_json(c)))
 
   whole_chain = made(run, tmp_path / "run")
   whole_chain.base()
@@ -188,7 +187,6 @@ def test_a_base_from_scratch_is_what_its_parts_one_after_another_make(tmp_path, 
   found = Writer.load(tmp_path / "run" / "checkpoints" / "base")
   assert jax.tree.all(jax.tree.map(np.array_equal, found.params, expected.params))
   assert found.formatter.tokenizer.model == expected.tokenizer.model
-  assert Writer.load(tmp_path / "topics" / "checkpoints" / "base").params.keys()
 
   def no_more(self):
     raise AssertionError(f"{self.workdir.path}: trains again")

@@ -144,6 +144,20 @@ def test_the_best_of_several_responses(run):
   assert (run / "studies" / "responses.png").stat().st_size > 10_000
 
 
+def test_who_never_learned_to_read_shots_is_not_asked_for_the_best(monkeypatch):
+  """A run of VPL has a policy with rewards too, but nobody tells it who asks."""
+  settings = types.SimpleNamespace(methods=("base", "vpl"))
+  run = types.SimpleNamespace(
+    plan=types.SimpleNamespace(settings=settings), workdir=types.SimpleNamespace(path="runs/vpl")
+  )
+  monkeypatch.setattr(recipe, "reopen", lambda path: run)
+  with (
+    _study("responses", "--workdir=runs/vpl") as study,
+    pytest.raises(app.UsageError, match=r"found a run of \('base', 'vpl'\), expected one of"),
+  ):
+    study["main"](["responses"])
+
+
 @pytest.mark.parametrize(
   "arguments, message",
   [

@@ -24,7 +24,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
 
-from experiments.studies.common import described, record  # noqa: E402
+from experiments.studies.common import described, numbers, record  # noqa: E402
 from fspo_jax import logs, recipe  # noqa: E402
 from fspo_jax.evaluation import plots  # noqa: E402
 from fspo_jax.evaluation.methods import METHODS  # noqa: E402
@@ -56,9 +56,7 @@ def main(argv: list[str]) -> None:
 
 def _counts() -> list[int]:
   """The numbers of --n; UsageError for what none can be written of."""
-  if not _N.value or not all(n.isdecimal() and int(n) for n in _N.value):
-    raise app.UsageError(f"--n={','.join(_N.value)}: expected integers of 1 or more")
-  counts = [int(n) for n in _N.value]
+  counts = numbers.counts("n", _N.value)
   if _TEMPERATURE.value < 0 or (max(counts) > 1 and not _TEMPERATURE.value):
     raise app.UsageError(
       f"--temperature={_TEMPERATURE.value}: expected more than 0, where several are all the same"

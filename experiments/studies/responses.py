@@ -27,7 +27,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the packages beside this folder, from anywhere
 
-from experiments.studies.common import described, record  # noqa: E402
+from experiments.studies.common import described, numbers, record  # noqa: E402
 from fspo_jax import config as config_lib  # noqa: E402
 from fspo_jax import logs, recipe  # noqa: E402
 from fspo_jax.episodes.sampling import Episode  # noqa: E402
@@ -37,7 +37,9 @@ from fspo_jax.inference.rewards import ImplicitReward  # noqa: E402
 from fspo_jax.inference.sampler import Decoding  # noqa: E402
 from fspo_jax.inference.writer import Written  # noqa: E402
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run of a world.", required=True)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "A finished run of FSPO, of a world.", required=True
+)
 _N = flags.DEFINE_list("n", ["1", "2", "4", "8"], "How many are sampled.")
 _TEMPERATURES = flags.DEFINE_list("temperatures", ["0.3", "1.0"], "Of what is sampled.")
 _EPISODES = flags.DEFINE_integer("episodes", 200, "Users.")
@@ -84,17 +86,10 @@ def main(argv: list[str]) -> None:
   """Measures and draws."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
-  counts, temperatures = _counts(), _temperatures()
+  counts, temperatures = numbers.counts("n", _N.value), _temperatures()
   run = recipe.reopen(_WORKDIR.value)
   found = study(run, counts, temperatures)
   record.write(run, "responses", found, lambda path: draw(found, path), out=_OUT.value)
-
-
-def _counts() -> list[int]:
-  """The numbers of --n."""
-  if not _N.value or not all(n.isdecimal() and int(n) for n in _N.value):
-    raise app.UsageError(f"--n={','.join(_N.value)}: expected integers of 1 or more")
-  return [int(n) for n in _N.value]
 
 
 def _temperatures() -> list[float]:
@@ -115,17 +110,19 @@ def study(
   run: recipe.Recipe, counts: Sequence[int], temperatures: Sequence[float]
 ) -> dict[str, Any]:
   """The win rate of each method by temperature and n."""
-  if "preference" not in run.config.stages:
-    raise app.UsageError(f"--workdir={run.workdir.path}: was not trained on preferences")
+  settings = run.plan.settings
+  if "fspo" not in settings.methods:
+    raise app.UsageError(
+      f"--workdir={run.workdir.path}: found a run of {settings.methods}, expected one of 'fspo'"
+    )
   people = described.DescribedUsers(run, users=_EPISODES.value, prompts=_PROMPTS.value)
-  models, settings = people.models, run.plan.settings
+  models = people.models
   reward = ImplicitReward(
     models.writer(trained=True),
     models.base,
     config_lib.objective(run.config.preference),
     models.vocab_chunk,
   )
-  reward.check()
   told: dict[str, list[str] | None] = {"fspo": None}
   if "fspo_rat" in settings.methods:
     told["fspo_rat"] = people.write(

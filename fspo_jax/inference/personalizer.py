@@ -53,9 +53,8 @@ class Personalizer:
       vocab_chunk: vocabulary entries per chunk when responses are scored.
       users: whose contexts are kept, those least recently asked about forgotten first.
     """
-    self.writer, self.reference, self.objective = writer, reference, objective
+    self.writer, self._users = writer, users
     self.reward = ImplicitReward(writer, reference, objective, vocab_chunk)
-    self._users = users
     self._contexts: collections.OrderedDict[Run, sampler.Context] = collections.OrderedDict()
 
   def describe(

@@ -73,12 +73,12 @@ def test_a_run_opens_as_its_policy_and_reference(workdir, personalizer):
   model = _model(_config())
   assert personalizer.writer.model == model
   assert _same(personalizer.writer.params, tiny.params(model, 1))
-  assert _same(personalizer.reference, tiny.params(model, 0))
+  assert _same(personalizer.reward.reference, tiny.params(model, 0))
   for path in (str(workdir), workdir / "checkpoints" / "preference"):
     assert _same(fspo_jax.load(path).writer.params, tiny.params(model, 1))
   sft = fspo_jax.load(workdir / "checkpoints" / "sft")
   assert _same(sft.writer.params, tiny.params(model, 0))
-  assert sft.reference is None
+  assert sft.reward.reference is None
 
 
 def test_a_folder_of_a_base_opens(tmp_path, shots):
@@ -172,9 +172,9 @@ def test_a_rank_is_the_implicit_reward_of_plain_sequences(
   personalizer, shots, name, length_normalize
 ):
   objective = dataclasses.replace(
-    personalizer.objective, name=name, length_normalize=length_normalize
+    personalizer.reward.objective, name=name, length_normalize=length_normalize
   )
-  writer, reference = personalizer.writer, personalizer.reference
+  writer, reference = personalizer.writer, personalizer.reward.reference
   with_ = Personalizer(writer, reference=reference, objective=objective)
   for known in (shots, []):
     found = with_.rank(known, PROMPT, RESPONSES)
