@@ -18,7 +18,17 @@ from fspo_jax.episodes import pretraining
 
 # What came with the package was made so, each with its place here for a seed: another one than any
 # before, or it would see the same documents again.
-CHAIN = ("first", "continued", "reading", "levels", "levels", "subjects", "topics", "rehearsal")
+CHAIN = (
+  "first",
+  "continued",
+  "reading",
+  "levels",
+  "levels",
+  "subjects",
+  "topics",
+  "rehearsal",
+  "long",
+)
 PARTS = tuple(dict.fromkeys(CHAIN))
 
 # Of each part that goes on from another: the part whose config it changes, and the changes.
@@ -89,6 +99,19 @@ _CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     {
       "pretraining.phases": ((0, (0.34, 0.06, 0.22, 0.16, 0.08, 0.14), (7, 3, 5), True),),
       "sft.steps": 900,
+    },
+  ),
+  # To read on: documents as long as 16 shots and more. Those of the parts since `levels` have 230
+  # to 450 tokens, and FSPO from there got worse from the sixth shot of elix on (8 have 630).
+  "long": (
+    "topics",
+    {
+      "pretraining.phases": ((0, (0.40, 0.08, 0.14, 0.24, 0.05, 0.09), (5, 4, 4), True),),
+      "pretraining.pairs": (18, 16, 17),
+      "sft.row_tokens": 1_408,
+      "sft.scored_tokens": 1_056,
+      "sft.rows_per_step": 4,
+      "sft.steps": 800,
     },
   ),
 }
