@@ -16,8 +16,9 @@ python -m fspo_jax.main --config=experiments/base.py:continued --workdir=runs/ba
 and so do `base.py:reading`, with more about what reviews are like, `base.py:levels`, with more
 about who knows what of which subject, `base.py:subjects`, with more answers by it,
 `base.py:topics`, with more about what topics are that it never answers on, `base.py:rehearsal`,
-with all of it once more, and `base.py:long`, with longer documents. `--config.base=scratch` of a
-run that starts from the base makes all of them, one after another (`fspo_jax/base_parts.py`).
+with all of it once more, `base.py:long`, with longer documents, and `base.py:instructions`, with
+more answers among them. `--config.base=scratch` of a run that starts from the base makes all of
+them, one after another (`fspo_jax/base_parts.py`).
 """
 
 import ml_collections
